@@ -1,0 +1,3 @@
+.PHONY: demo test bench check env
+env:
+	@true

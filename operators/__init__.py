@@ -1,0 +1,1 @@
+"""Pure columnar logic with explicit state: no IO, no clock, no engine."""

@@ -1,0 +1,1 @@
+"""Everything durable: record logs, positions, Delta tables and their writers."""

@@ -1,0 +1,53 @@
+"""Errors of the storage layer, sorted by what the caller does next.
+
+StorageError
+├── TransientError          try again, after reading back where the table stands
+│   └── CommitRaceError       someone else committed first, or the outcome is unknown
+└── TerminalError           stop; a person must act first
+    ├── SourceError           the record log cannot be read
+    │   ├── UnknownTopicError
+    │   └── OffsetLostError     the next offset to read no longer exists
+    ├── TableMismatchError    a table at this path is not the declared one
+    ├── HoleError             a range of records is missing between position and batch
+    └── FencedError           a newer owner writes this table
+"""
+
+
+class StorageError(Exception):
+    """Anything this layer raises on purpose; the message says received, expected, remedy."""
+
+
+class TransientError(StorageError):
+    """Trying again may help, after reading back where the table stands."""
+
+
+class CommitRaceError(TransientError):
+    """Another commit came first, or the outcome of ours is unknown."""
+
+
+class TerminalError(StorageError):
+    """Trying again cannot help; a person must act first."""
+
+
+class SourceError(TerminalError):
+    """The record log cannot be read."""
+
+
+class UnknownTopicError(SourceError):
+    """The topic does not exist where it was looked for."""
+
+
+class OffsetLostError(SourceError):
+    """The next offset to read is outside what the log still holds."""
+
+
+class TableMismatchError(TerminalError):
+    """A table exists at this path and is not the one that was declared."""
+
+
+class HoleError(TerminalError):
+    """Records between a table's position and the batch at hand are missing."""
+
+
+class FencedError(TerminalError):
+    """A newer owner has taken over this table."""
