@@ -174,7 +174,8 @@ def _scheduled_arrival(zones: Sequence[str]) -> pl.Expr:
     """Return the instant of `sched_arr_time`, an ``hhmm`` number on the destination's clock without a date.
 
     It is the first such time of day there after `sched_dep`: no flight of the data takes a day. With `arr_delay`
-    added it agrees with the clock time in the data's `arr_time` for every flight that arrived.
+    added it agrees with the clock time in the data's `arr_time` for every flight that arrived but one, whose
+    clock time does not exist: it lies in the hour that summer time skipped.
     """
     clock = pl.col("sched_arr_time") // 100 * 60 + pl.col("sched_arr_time") % 100
     there = pl.coalesce(
