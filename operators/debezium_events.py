@@ -1,0 +1,113 @@
+"""Change events from Debezium's envelope: `before`, `after`, `source` and `op`.
+
+`op` is c (create), u (update), r (snapshot read): upsert of `after`; d (delete): delete of the key in `before`;
+t (truncate); m (logical decoding message): no event. See "Data change events" in the Debezium documentation.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from operators.documents import Field
+from operators.envelope import EnvelopeReader
+from operators.events import Columns, Judged, judge
+from operators.formats import Debezium
+from operators.json_batch import tidy
+from operators.wire import wires_for
+
+_OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
+
+
+class DebeziumEvents:
+    """Reads the values of a topic in `Debezium` format, and its keys where `before` is NULL."""
+
+    tombstones_are_dropped = True
+
+    def __init__(self, columns: Columns, fmt: Debezium) -> None:
+        self._columns = columns
+        forms = {name: wires_for(dtype, fmt) for name, dtype in columns.schema.items()}
+        column = columns.sequence_column
+        of_before = [*columns.keys, *([column] if column and column not in columns.keys else [])]
+        fields = [Field("op", ("op",), pl.String(), wires_for(pl.String(), fmt))]
+        fields += [Field(f"after.{c}", ("after", c), t, forms[c], c) for c, t in columns.schema.items()]
+        fields += [Field(f"before.{c}", ("before", c), columns.schema[c], forms[c]) for c in of_before]
+        if columns.sequence_by and not column:
+            source = columns.sequence_by.removeprefix("source.")
+            fields.append(Field("source", ("source", source), pl.Int64(), wires_for(pl.Int64(), fmt)[:1]))
+        self._values = EnvelopeReader(fields, {"after": ("after",), "before": ("before",)})
+        self._keys = EnvelopeReader([Field(k, (k,), columns.schema[k], forms[k]) for k in columns.keys], {})
+
+    def read(self, documents: Sequence[bytes], keys: Sequence[bytes | None]) -> Judged:
+        """Return the events of `documents`, whose records have the Kafka keys `keys`."""
+        frame, refused = self._values.read(documents)
+        named = frame.with_columns(_op=pl.col("op").replace_strict(_OPERATIONS, default=None, return_dtype=pl.String))
+        messages = named["_op"] == "message"
+        dropped: list[int] = named["_row"].filter(messages).to_list()
+        candidates = self._candidates(named.filter(~messages.fill_null(value=False)) if dropped else named)
+        nameless = (pl.col("_op") == "delete") & ~pl.col("_has_before")
+        lost = candidates.filter(nameless)
+        if len(lost):
+            candidates = self._with_kafka_keys(candidates, lost, keys)
+        judged = judge(candidates, self._columns)
+        unread = [(i, self._values.explain(documents[i])) for i in refused]
+        return Judged(judged.events, [*judged.rejects, *unread], dropped)
+
+    def deletes(self, keys: Sequence[bytes | None]) -> Judged:
+        """Never called: tombstones are dropped."""
+        raise NotImplementedError(f"received {len(keys)} tombstones, expected them to be dropped")
+
+    def _candidates(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the columns of events, `_has_before` and `_reason`."""
+        upsert, delete = pl.col("_op") == "upsert", pl.col("_op") == "delete"
+        only_upserts = bool((frame["_op"] == "upsert").all()) and not frame["_op"].null_count()
+
+        def row(name: str) -> pl.Expr:
+            after = pl.col(f"after.{name}")
+            if only_upserts:
+                return after
+            chosen = pl.when(upsert).then(after)
+            return chosen.when(delete).then(pl.col(f"before.{name}")) if name in self._columns.keys else chosen
+
+        return frame.select(
+            "_row",
+            "_op",
+            "_unavailable" if only_upserts else pl.when(upsert).then("_unavailable").alias("_unavailable"),
+            self._sequence().alias("_sequence"),
+            *(row(name).alias(name) for name in self._columns.schema),
+            pl.col("before").alias("_has_before"),
+            _reason().alias("_reason"),
+        )
+
+    def _sequence(self) -> pl.Expr:
+        column = self._columns.sequence_column
+        if column:
+            delete = pl.col("_op") == "delete"
+            chosen = pl.when(delete).then(pl.col(f"before.{column}")).otherwise(pl.col(f"after.{column}"))
+            return chosen.to_physical().cast(pl.Int64)
+        return pl.col("source") if self._columns.sequence_by else pl.lit(None, pl.Int64)
+
+    def _with_kafka_keys(
+        self, candidates: pl.DataFrame, lost: pl.DataFrame, keys: Sequence[bytes | None]
+    ) -> pl.DataFrame:
+        """Return `candidates` with the business keys of deletes without `before` (REPLICA IDENTITY NOTHING)."""
+        rows: list[int] = lost["_row"].to_list()
+        tidied = tidy([keys[row] or b"" for row in rows])
+        frame, refused = self._keys.read(tidied.documents)
+        index = pl.Series("_row", [rows[i] for i in tidied.places], pl.UInt32)
+        found = frame.select(index.gather(frame["_row"]), *self._columns.keys)
+        reasons = [(rows[i], reason) for i, reason in tidied.rejects]
+        reasons += [(rows[tidied.places[i]], self._keys.explain(tidied.documents[i])) for i in refused]
+        told = [(row, f"delete without `before`; Kafka key: {reason}") for row, reason in reasons]
+        why = pl.DataFrame(told, {"_row": pl.UInt32, "_reason": pl.String}, orient="row")
+        return candidates.update(found, on="_row", how="left").update(why, on="_row", how="left").sort("_row")
+
+
+def _reason() -> pl.Expr:
+    op = pl.col("_op")
+    unknown = pl.format(
+        "operation 'op': received {}, expected one of {}",
+        pl.col("op").str.slice(0, 100).fill_null("NULL or nothing"),
+        pl.lit(", ".join(_OPERATIONS)),
+    )
+    no_after = pl.format("op {}: received no `after`, expected the row", pl.col("op"))
+    return pl.when(op.is_null()).then(unknown).when((op == "upsert") & ~pl.col("after")).then(no_after)

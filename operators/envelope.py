@@ -1,0 +1,61 @@
+"""Documents with or without the wrapper of Kafka Connect's JSON converter, ``{"schema": ..., "payload": ...}``.
+
+A document is wrapped when its `payload` is an object; both kinds may stand in one batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from operators.documents import Field, Path, Read, Reader
+
+_PAYLOAD = "payload"
+
+
+class EnvelopeReader:
+    """Reads fields whose paths are given as in the bare document; the frame has one more column, `payload`."""
+
+    def __init__(self, fields: Sequence[Field], sections: Mapping[str, Path]) -> None:
+        probe = {_PAYLOAD: (_PAYLOAD,)}
+        inner = [replace(field, path=(_PAYLOAD, *field.path)) for field in fields]
+        self._bare = Reader(fields, {**sections, **probe})
+        self._wrapped = Reader(inner, {**{name: (_PAYLOAD, *path) for name, path in sections.items()}, **probe})
+        self._probe = Reader([], probe)
+        self._guess = False
+
+    def read(self, documents: Sequence[bytes]) -> Read:
+        """Return `documents` as columns, as `Reader.read` does."""
+        wrapped = self._guess
+        frame, refused = self._reader(wrapped=wrapped).read(documents)
+        others = self._others(documents, frame, refused, wrapped=wrapped)
+        if not others:
+            return Read(frame, refused)
+        self._guess = wrapped ^ (2 * len(others) > len(documents))
+        rest = self._reader(wrapped=not wrapped).read([documents[i] for i in others])
+        index = pl.Series(others, dtype=pl.UInt32)
+        moved = rest.frame.with_columns(_row=index.gather(rest.frame["_row"]))
+        both = pl.concat([frame.filter(pl.col(_PAYLOAD) == wrapped), moved]).sort("_row")
+        still = {*refused} - {*others} | {others[i] for i in rest.refused}
+        return Read(both, sorted(still))
+
+    def explain(self, document: bytes) -> str:
+        """Return why `document` was refused."""
+        return self._reader(wrapped=self._is_wrapped(document)).explain(document)
+
+    def _reader(self, *, wrapped: bool) -> Reader:
+        return self._wrapped if wrapped else self._bare
+
+    def _is_wrapped(self, document: bytes) -> bool:
+        return bool(self._probe.read([document]).frame[_PAYLOAD].any())
+
+    def _others(
+        self, documents: Sequence[bytes], frame: pl.DataFrame, refused: list[int], *, wrapped: bool
+    ) -> list[int]:
+        """Return the documents that are not of the kind they were read as, ascending."""
+        others: list[int] = frame["_row"].filter(frame[_PAYLOAD] != wrapped).to_list()
+        if not refused:
+            return others
+        probed = self._probe.read([documents[i] for i in refused]).frame
+        kinds = dict(zip(probed["_row"], probed[_PAYLOAD], strict=True))
+        return sorted(others + [i for at, i in enumerate(refused) if kinds.get(at, False) != wrapped])
