@@ -10,7 +10,7 @@ _LISTED = 20
 
 def unknown_topic(name: str, place: str, existing: Iterable[str]) -> UnknownTopicError:
     """Build the error for topic `name`, which `place` does not hold; `existing` are the topics it does hold."""
-    topics = sorted(existing)
+    topics = sorted(topic for topic in existing if not topic.startswith("__"))  # those are Kafka's own
     close = difflib.get_close_matches(name, topics, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UnknownTopicError(
