@@ -8,7 +8,7 @@ an imaginary table ``flights`` and lives through these changes:
 | scheduled | c  | `BOOKING_LEAD` before `sched_dep`        | everything but the columns below        |
 | departed  | u  | `sched_dep` + `dep_delay`                | `dep_time`, `dep_delay`                 |
 | arrived   | u  | `arr_time`                               | `arr_time`, `arr_delay`, `air_time`     |
-| cancelled | u  | `sched_dep`, for flights that never left | nothing                                 |
+| cancelled | u  | `sched_dep`, for flights that never left | `cancelled_at`                          |
 
 A diverted flight (1,175 of them: departed, yet without an arrival delay) has no arrival and stays ``departed``.
 
@@ -51,12 +51,14 @@ FLIGHTS_SCHEMA: dict[str, str] = {
     "arr_time": "timestamp",
     "arr_delay": "int32",  # minutes, negative when early
     "air_time": "int32",  # minutes
+    "cancelled_at": "timestamp",
 }
 """The columns of a flight as a table declares them (`operators.schema`), in the order of the events' rows."""
 
 _SCHEDULED = ("flight_id", "day", "hour", "carrier", "flight", "tailnum", "origin", "dest", "distance", "sched_dep")
 _DEPARTED = (*_SCHEDULED, "dep_time", "dep_delay")
 _ARRIVED = (*_DEPARTED, "arr_time", "arr_delay", "air_time")
+_CANCELLED = (*_SCHEDULED, "cancelled_at")
 
 # The package's list of airports leaves out these four.
 _PUERTO_RICO = dict.fromkeys(("BQN", "PSE", "SJU", "STT"), "America/Puerto_Rico")
@@ -79,7 +81,7 @@ def flight_events() -> pl.DataFrame:
         _changes(flights, "scheduled", pl.col("sched_dep") - BOOKING_LEAD, _SCHEDULED),
         _changes(flights, "departed", pl.col("dep_time"), _DEPARTED),
         _changes(flights, "arrived", pl.col("arr_time"), _ARRIVED),
-        _changes(flights.filter(pl.col("dep_time").is_null()), "cancelled", pl.col("sched_dep"), _SCHEDULED),
+        _changes(flights, "cancelled", pl.col("cancelled_at"), _CANCELLED),
     ]
     ordered = pl.concat(changes).sort("timestamp", "flight_id").with_row_index("lsn", offset=1)
     return ordered.select(
@@ -165,9 +167,10 @@ def _flights() -> pl.DataFrame:
     departure, arrival = pl.col("sched_dep"), _scheduled_arrival(sorted(set(zones.values())))
     return scheduled.with_columns(
         day=pl.date("year", "month", "day"),
+        cancelled_at=pl.when(pl.col("dep_delay").is_null()).then(departure),
         dep_time=departure + pl.duration(minutes="dep_delay"),
         arr_time=arrival + pl.duration(minutes="arr_delay"),
-    ).select(_ARRIVED)
+    ).select(*_ARRIVED, "cancelled_at")
 
 
 def _scheduled_arrival(zones: Sequence[str]) -> pl.Expr:

@@ -8,6 +8,7 @@ StorageError
     │   ├── UnknownTopicError
     │   └── OffsetLostError     the next offset to read no longer exists
     ├── TableMismatchError    a table at this path is not the declared one
+    ├── UnwritableError       the lake cannot be written
     ├── HoleError             a range of records is missing between position and batch
     └── FencedError           a newer owner writes this table
 """
@@ -51,3 +52,7 @@ class HoleError(TerminalError):
 
 class FencedError(TerminalError):
     """A newer owner has taken over this table."""
+
+
+class UnwritableError(TerminalError):
+    """The lake cannot be written."""

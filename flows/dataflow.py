@@ -1,0 +1,116 @@
+"""The dataflow of a pipeline, top to bottom, one step a line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
+from flows.event_batch import EventBatch, decode_records
+from flows.gold_stage import GoldStage
+from flows.in_flight import Limits, Progress
+from flows.kpi import Kpi
+from flows.lake import Lake
+from flows.logics import Batching, StageLogic
+from flows.reading import Reading, RecordSource
+from flows.settings import Settings
+from flows.silver import Silver
+from flows.silver_stage import Handover, SilverStage
+from flows.sources import start_position
+from flows.staging_stage import StagingStage
+from flows.stopping import Stopping
+from storage.positions import partition_id
+from storage.records import Topic
+from storage.table import read_positions
+
+_IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
+_IN_FLIGHT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of a pipeline is given besides its declaration."""
+
+    pipeline: str
+    lake: Lake
+    settings: Settings
+    batching: Batching
+    tail: bool
+
+
+def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
+    """Return the dataflow of these tables. Raises SourceError when a topic cannot be reached."""
+    flow, stopping = Dataflow(run.pipeline), Stopping()
+    for silver in silvers:
+        changes = _keep_silver(flow, silver, run, stopping)  # (silver, Handover)
+        for kpi in kpis:
+            if kpi.source is silver:
+                _keep_gold(kpi, changes, run)
+    stopping.on_signals()
+    return flow
+
+
+def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
+    topic, progress, name = silver.source.open(run.settings), Progress(), silver.name
+    partitions = [partition_id(topic.name, partition) for partition in topic.partitions()]
+    reading = _reading(silver, topic, len(partitions), run)
+    stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
+    merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
+    decode = _decoding(silver)
+
+    records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
+    events = op.map(f"decode_{name}", records, decode)  # EventBatch
+    to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch)
+    staged = op.stateful_batch(f"stage_{name}", to_stage, lambda _: StageLogic(stage, _rows, run.batching))
+    to_merge = op.map(f"to_silver_{name}", staged, lambda keyed: (f"silver/{name}", keyed[1]))  # (table, EventBatch)
+    merged = op.stateful_batch(f"merge_{name}", to_merge, lambda _: StageLogic(merge, _rows, run.batching))
+    changes = op.key_rm(f"changes_of_{name}", merged)  # Handover
+    op.output(f"merged_{name}", changes, _Discard())
+    return changes
+
+
+def _keep_gold(kpi: Kpi, changes: Stream[Handover], run: Run) -> None:
+    refresh = partial(GoldStage, kpi, run.lake, run.pipeline)
+    name = kpi.name
+
+    to_refresh = op.key_on(f"to_gold_{name}", changes, lambda _: f"gold/{name}")  # (table, Handover)
+    refreshed = op.stateful_batch(f"refresh_{name}", to_refresh, lambda _: StageLogic(refresh, _no_rows, run.batching))
+    op.output(f"refreshed_{name}", refreshed, _Discard())
+
+
+def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading:
+    staging = run.lake.staging(silver.name)
+
+    def position(partition: int) -> int:
+        name = partition_id(topic.name, partition)
+        held = read_positions(staging, run.pipeline, [name]).get(name)
+        return start_position(topic, partition, silver.source.start) if held is None else held
+
+    rows = _IN_FLIGHT_COMMITS * run.batching.max_rows
+    return Reading(topic, position, run.tail, Limits(max(1, rows // partitions), _IN_FLIGHT_BYTES // partitions))
+
+
+def _decoding(silver: Silver) -> "partial[EventBatch]":
+    return partial(decode_records, decoder=silver.decoder(), schema=silver.schema)
+
+
+def _rows(batch: EventBatch) -> int:
+    return batch.events.height
+
+
+def _no_rows(_: Handover) -> int:
+    return 0
+
+
+class _Discard(DynamicSink[object]):
+    """The end of a stream whose results are in the lake."""
+
+    def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_DiscardPartition":
+        return _DiscardPartition()
+
+
+class _DiscardPartition(StatelessSinkPartition[object]):
+    def write_batch(self, items: list[object]) -> None:
+        """Let the items go."""

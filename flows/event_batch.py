@@ -1,0 +1,151 @@
+"""What flows from a partition to the tables: the change events of a range of records, in columns."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from operators.decode import Decoder
+from operators.schema import Schema
+from storage.positions import Range, partition_id
+from storage.records import Headers, Records
+
+POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
+QUARANTINE = pl.Schema(
+    {
+        **POSITION,
+        "_changed_at": pl.Datetime("us", "UTC"),
+        "key": pl.Binary(),
+        "value": pl.Binary(),
+        "headers": pl.String(),
+        "stage": pl.String(),
+        "reason": pl.String(),
+    }
+)
+"""Columns of a quarantine table; `headers` is a JSON list of [name, value], bytes that are not UTF-8 escaped."""
+
+
+def staging_schema(declared: Schema) -> pl.Schema:
+    """Return the columns of a staging table: one row for each record read, whatever became of it.
+
+    `_op` is "upsert", "delete" or "truncate", "quarantined" for a record that could not become a row, "dropped"
+    for one that rightly carries no event. `_changed_at` is when the record was written to its log.
+    """
+    return pl.Schema(
+        {
+            **POSITION,
+            "_changed_at": pl.Datetime("us", "UTC"),
+            "_op": pl.String(),
+            "_sequence": pl.Int64(),
+            "_unavailable": pl.List(pl.String()),
+            **declared,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """The records of one partition from `start` up to `end`, decoded.
+
+    `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`; both are in offset order.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+    events: pl.DataFrame
+    rejects: pl.DataFrame
+
+    @property
+    def range(self) -> Range:
+        """The range of the partition that this batch covers."""
+        return Range(partition_id(self.topic, self.partition), self.start, self.end)
+
+    def starting_at(self, offset: int) -> "EventBatch":
+        """Return the part of this batch from `offset` on."""
+        if offset == self.start:
+            return self
+        later = pl.col("_offset") >= offset
+        return replace(self, start=offset, events=self.events.filter(later), rejects=self.rejects.filter(later))
+
+
+def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
+    """Return the range that batches cover of each partition; batches of a partition follow each other."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for batch in batches:
+        name = batch.range.partition_id
+        ranges[name] = (ranges.get(name, (batch.start, 0))[0], batch.end)
+    return ranges
+
+
+def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
+    """Turn records into change events; a record that cannot be one becomes a reject and costs no other."""
+    if not len(records):
+        events = pl.DataFrame(schema=staging_schema(schema))
+        rejects = pl.DataFrame(schema=QUARANTINE)
+    else:
+        decoded = decoder.decode(records.keys, records.values)
+        origin = _origin(records)
+        events = _events(origin, decoded.events, decoded.rejects["_row"], schema)
+        rejects = _rejects(origin, records, decoded.rejects)
+    return EventBatch(records.topic, records.partition, records.start, records.end, events, rejects)
+
+
+def _origin(records: Records) -> pl.DataFrame:
+    """Return one row a record: where it comes from and when it was written."""
+    written = pl.Series("_changed_at", records.timestamps * 1000).cast(pl.Datetime("us", "UTC"))
+    return pl.DataFrame(
+        {
+            "_topic": pl.repeat(records.topic, len(records), eager=True),
+            "_partition": pl.repeat(records.partition, len(records), dtype=pl.Int32, eager=True),
+            "_offset": records.offsets,
+            "_changed_at": written.set(pl.Series(records.timestamps < 0), None) if len(records) else written,
+        }
+    )
+
+
+def _events(origin: pl.DataFrame, decoded: pl.DataFrame, rejected: pl.Series, schema: Schema) -> pl.DataFrame:
+    if decoded.height == origin.height:
+        events = pl.concat([origin, decoded.drop("_row")], how="horizontal")
+    else:
+        rows = origin.with_row_index("_row").with_columns(
+            pl.when(pl.col("_row").is_in(rejected.to_list()))
+            .then(pl.lit("quarantined"))
+            .otherwise(pl.lit("dropped"))
+            .alias("_fate")
+        )
+        events = rows.join(decoded, on="_row", how="left", maintain_order="left").with_columns(
+            pl.col("_op").fill_null(pl.col("_fate"))
+        )
+    sequence = pl.coalesce("_sequence", "_offset")  # without a declared sequence, the position is the sequence
+    return events.with_columns(sequence).select(
+        pl.col(name).cast(dtype) for name, dtype in staging_schema(schema).items()
+    )
+
+
+def _rejects(origin: pl.DataFrame, records: Records, rejects: pl.DataFrame) -> pl.DataFrame:
+    if not rejects.height:
+        return pl.DataFrame(schema=QUARANTINE)
+    rows = rejects["_row"].to_list()
+    raw = pl.DataFrame(
+        {
+            "key": pl.Series([records.keys[row] for row in rows], dtype=pl.Binary),
+            "value": pl.Series([records.values[row] for row in rows], dtype=pl.Binary),
+            "headers": pl.Series([_headers_text(records.headers, row) for row in rows], dtype=pl.String),
+        }
+    )
+    return pl.concat([origin[np.array(rows)], raw, rejects.select("stage", "reason")], how="horizontal").select(
+        QUARANTINE.names()
+    )
+
+
+def _headers_text(headers: Sequence[Headers | None] | None, row: int) -> str | None:
+    found = headers[row] if headers else None
+    if not found:
+        return None
+    return json.dumps(
+        [[name, None if value is None else value.decode(errors="backslashreplace")] for name, value in found]
+    )

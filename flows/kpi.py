@@ -1,0 +1,48 @@
+"""Declaring a KPI."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flows.names import checked_name
+from flows.silver import Silver
+from operators.measures import Measure
+from operators.rollup import Rollup
+from operators.schema import DeclarationError
+from operators.windows import Tumbling
+
+
+@dataclass(frozen=True, slots=True)
+class OnCommit:
+    """Refresh a Gold table with every commit of the Silver table it comes from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kpi:
+    """A Gold table of measures over a Silver table, one row for each group.
+
+    A group is equal values of the `group_by` columns and, with a `window`, one window of event time; NULL is a value
+    like others. Rows are retracted and added as Silver rows change, so late events and deletes are always counted
+    right. A group without rows has no row.
+
+    Raises DeclarationError.
+    """
+
+    name: str
+    source: Silver
+    measures: Mapping[str, Measure]
+    group_by: Sequence[str] = ()
+    window: Tumbling | None = None
+    refresh: OnCommit = OnCommit()
+
+    def __post_init__(self) -> None:
+        checked_name("Kpi", self.name)
+        if not self.measures:
+            raise DeclarationError(f"Kpi {self.name!r}: measures is empty; expected at least one, as Count()")
+        try:
+            self.rollup()
+        except DeclarationError as error:
+            raise DeclarationError(f"Kpi {self.name!r}: {error}") from None
+
+    def rollup(self) -> Rollup:
+        """Return the empty state of this KPI."""
+        return Rollup(self.source.schema, self.group_by, self.window, self.measures)

@@ -1,0 +1,26 @@
+"""Where the tables of a pipeline are."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """A directory or URL with one folder a layer, one table a folder."""
+
+    root: str
+
+    def staging(self, silver: str) -> str:
+        """Return where the staging table of a Silver table is."""
+        return f"{self.root}/staging/{silver}"
+
+    def quarantine(self, silver: str) -> str:
+        """Return where the records are that could not become rows of a Silver table."""
+        return f"{self.root}/quarantine/{silver}"
+
+    def silver(self, name: str) -> str:
+        """Return where a Silver table is."""
+        return f"{self.root}/silver/{name}"
+
+    def gold(self, name: str) -> str:
+        """Return where a Gold table is."""
+        return f"{self.root}/gold/{name}"

@@ -1,0 +1,102 @@
+"""The engine's side of the stages: when to work, never what."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, Protocol, TypeVar
+
+from bytewax.operators import StatefulBatchLogic
+
+from storage.errors import StorageError
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+_log = logging.getLogger("goldwax")
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """When a stage commits: at `max_rows` waiting, or when the first of them has waited for `max_delay`.
+
+    Where a commit takes longer than that, the stage waits as long as its last commit took: work that piles up is
+    done in fewer, larger commits.
+    """
+
+    max_rows: int
+    max_delay: timedelta
+
+
+class Advancing(Protocol[_In, _Out]):
+    """A stage: `advance` commits what is new of its inputs and returns what the next stage gets."""
+
+    def advance(self, inputs: Sequence[_In], /) -> Sequence[_Out]:
+        """Commit."""
+        ...
+
+
+class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
+    """Collects the inputs of one stage and advances it as `batching` says, and at the end of the stream.
+
+    Nothing is kept in the engine's recovery state: the stage's table holds its position.
+    """
+
+    def __init__(
+        self, stage: Callable[[], Advancing[_In, _Out]], rows: Callable[[_In], int], batching: Batching
+    ) -> None:
+        self._rows, self._batching = rows, batching
+        with _Announced():
+            self._stage = stage()
+        self._waiting: list[_In] = []
+        self._waiting_rows = 0
+        self._due: datetime | None = None
+        self._delay = batching.max_delay
+
+    def on_batch(self, values: list[_In]) -> tuple[Sequence[_Out], bool]:
+        """Take inputs in; commit when there are enough, or none of them has rows."""
+        self._waiting += values
+        self._waiting_rows += sum(map(self._rows, values))
+        now = datetime.now(UTC)
+        self._due = self._due or now + self._delay
+        if self._waiting_rows == 0 or self._waiting_rows >= self._batching.max_rows or now >= self._due:
+            return self._advance(), StatefulBatchLogic.RETAIN
+        return [], StatefulBatchLogic.RETAIN
+
+    def on_notify(self) -> tuple[Sequence[_Out], bool]:
+        """Commit what has waited long enough."""
+        if self._due is None or datetime.now(UTC) < self._due:
+            return [], StatefulBatchLogic.RETAIN
+        return self._advance(), StatefulBatchLogic.RETAIN
+
+    def on_eof(self) -> tuple[Sequence[_Out], bool]:
+        """Commit the rest."""
+        return self._advance(), StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime | None:
+        """Return when the oldest input has waited long enough."""
+        return self._due
+
+    def snapshot(self) -> None:
+        """Return nothing: the table holds the position."""
+
+    def _advance(self) -> Sequence[_Out]:
+        waiting, self._waiting, self._waiting_rows, self._due = self._waiting, [], 0, None
+        if not waiting:
+            return []
+        began = time.monotonic()
+        with _Announced():
+            done = list(self._stage.advance(waiting))
+        self._delay = max(self._batching.max_delay, timedelta(seconds=time.monotonic() - began))
+        return done
+
+
+class _Announced:
+    """Logs an error of ours in one clear line; the engine's own report of it is a chain of stack traces."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, StorageError):
+            _log.error("stopped: %s", error)

@@ -1,0 +1,89 @@
+"""Declaring a pipeline: the tables, and where they live."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from bytewax.dataflow import Dataflow
+
+from flows.dataflow import Run, build
+from flows.arrow import arrow_schema
+from flows.event_batch import QUARANTINE, staging_schema
+from flows.kpi import Kpi
+from flows.lake import Lake
+from flows.logics import Batching
+from flows.names import checked_name
+from flows.settings import Settings
+from flows.silver import Silver
+from operators.schema import DeclarationError
+from storage.errors import StorageError
+from storage.table import check_table
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """Silver tables and the KPIs over them, in one lake.
+
+    `lake` is a directory or URL; the environment's `GOLDWAX_LAKE` wins over it. `max_rows` and `max_delay` say when
+    a batch is committed: when so many rows wait, or the first of them has waited so long.
+
+    Raises DeclarationError.
+    """
+
+    name: str
+    tables: Sequence[Silver | Kpi]
+    lake: str = "lake"
+    max_rows: int = 200_000
+    max_delay: timedelta = timedelta(milliseconds=50)
+
+    def __post_init__(self) -> None:
+        checked_name("Pipeline", self.name)
+        names = [table.name for table in self.tables]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DeclarationError(f"Pipeline {self.name!r}: two tables are named {twice[0]!r}; rename one")
+        for kpi in self.kpis:
+            if kpi.source not in self.silvers:
+                raise DeclarationError(
+                    f"Pipeline {self.name!r}: Kpi {kpi.name!r} reads Silver {kpi.source.name!r}, which is not among "
+                    "the tables; add it"
+                )
+        if not self.silvers:
+            raise DeclarationError(f"Pipeline {self.name!r}: expected at least one Silver table")
+
+    @property
+    def silvers(self) -> list[Silver]:
+        """The Silver tables."""
+        return [table for table in self.tables if isinstance(table, Silver)]
+
+    @property
+    def kpis(self) -> list[Kpi]:
+        """The KPIs."""
+        return [table for table in self.tables if isinstance(table, Kpi)]
+
+    def lake_of(self, settings: Settings) -> Lake:
+        """Return the lake that a run with these settings writes."""
+        return Lake((settings.lake or self.lake).rstrip("/"))
+
+    def dataflow(self, *, tail: bool = True) -> Dataflow:
+        """Return the dataflow for `python -m bytewax.run`; without `tail` it ends where the topics end now.
+
+        Exits with a message when a source cannot be read or a table cannot be written.
+        """
+        settings = Settings.from_environment()
+        batching = Batching(self.max_rows, self.max_delay)
+        run = Run(self.name, self.lake_of(settings), settings, batching, tail=tail)
+        try:
+            self._check(run)
+            return build(self.silvers, self.kpis, run)
+        except StorageError as error:
+            sys.exit(f"goldwax: {self.name}: {error}")
+
+    def _check(self, run: Run) -> None:
+        """Find out now, with a clear message, what would stop the workers later."""
+        for silver in self.silvers:
+            check_table(run.lake.staging(silver.name), arrow_schema(staging_schema(silver.schema)))
+            check_table(run.lake.quarantine(silver.name), arrow_schema(QUARANTINE))
+            check_table(run.lake.silver(silver.name), arrow_schema(silver.row_schema))
+        for kpi in self.kpis:
+            check_table(run.lake.gold(kpi.name), arrow_schema(kpi.rollup().schema))

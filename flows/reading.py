@@ -1,0 +1,96 @@
+"""The source of a dataflow: reads the partitions of one topic from where the staging table stands."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from flows.in_flight import InFlight, Limits, Progress
+from flows.stopping import Stopping
+from storage.positions import partition_id
+from storage.records import Records, Topic
+
+_BATCH_RECORDS = 20_000
+_READ_SECONDS = 0.002  # other partitions of the worker wait meanwhile
+_IDLE = timedelta(milliseconds=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How to read a topic: where from, how far, and how much at once.
+
+    `position` gives the position to start a partition at. Without `tail`, a partition ends at the end offset it has
+    when it is opened.
+    """
+
+    topic: Topic
+    position: Callable[[int], int]
+    tail: bool
+    limits: Limits
+
+
+class RecordSource(FixedPartitionedSource[Records, int]):
+    """Batches of records; each partition's first batch is empty and says where it starts.
+
+    The engine's own resume state is not used: the lake says where to go on.
+    """
+
+    def __init__(self, reading: Reading, progress: Progress, stopping: Stopping) -> None:
+        self._reading, self._progress, self._stopping = reading, progress, stopping
+
+    def list_parts(self) -> list[str]:
+        """Return the partition ids of the topic."""
+        topic = self._reading.topic
+        return [partition_id(topic.name, partition) for partition in topic.partitions()]
+
+    def build_part(self, _step_id: str, for_part: str, _resume_state: int | None) -> "_RecordPartition":
+        """Open one partition."""
+        in_flight = InFlight(for_part, self._reading.limits, self._progress)
+        return _RecordPartition(self._reading, int(for_part.rpartition("/")[2]), in_flight, self._stopping)
+
+
+class _RecordPartition(StatefulSourcePartition[Records, int]):
+    def __init__(self, reading: Reading, partition: int, in_flight: InFlight, stopping: Stopping) -> None:
+        topic = reading.topic
+        self._position = reading.position(partition)
+        self._end = None if reading.tail else topic.bounds(partition)[1]
+        self._opening: Records | None = Records.empty(topic.name, partition, self._position)
+        self._reader = topic.reader(partition, self._position)
+        self._in_flight, self._stopping = in_flight, stopping
+        self._epoch_ended = False
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> list[Records]:
+        self._awake = None
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            return [opening]
+        if self._stopping.requested or (self._end is not None and self._position >= self._end):
+            raise StopIteration
+        if self._epoch_ended:
+            self._epoch_ended = False
+            self._in_flight.settle_all()
+        if not self._in_flight.has_room():
+            self._awake = datetime.now(UTC) + _IDLE
+            return []
+        return self._read()
+
+    def _read(self) -> list[Records]:
+        records = self._reader.read(_BATCH_RECORDS, _READ_SECONDS)
+        if records.end == records.start:
+            self._awake = datetime.now(UTC) + _IDLE
+            return []
+        self._position = records.end
+        self._in_flight.emitted(records.end, len(records), records.nbytes)
+        return [records]
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> int:
+        self._epoch_ended = True
+        return self._position
+
+    def close(self) -> None:
+        self._reader.close()

@@ -1,0 +1,78 @@
+"""Declaring a Silver table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from flows.names import checked_name
+from flows.sources import EventLog, Kafka
+from operators.decode import Decoder
+from operators.schema import DeclarationError, Schema, did_you_mean, parse_schema
+from operators.scd1 import TECHNICAL
+
+
+@dataclass(frozen=True, eq=False)
+class Silver:
+    """A Silver table: the current row of each business key, merged from one topic of change events.
+
+    `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
+    the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
+    timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
+
+    Raises DeclarationError.
+    """
+
+    name: str
+    source: Kafka | EventLog
+    columns: Mapping[str, str]
+    keys: Sequence[str]
+    sequence_by: str | None = None
+    schema: Schema = field(init=False, repr=False)
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: Kafka | EventLog,
+        schema: Mapping[str, str],
+        keys: Sequence[str],
+        sequence_by: str | None = None,
+    ) -> None:
+        for attribute, value in (
+            ("name", checked_name("Silver", name)),
+            ("source", source),
+            ("columns", dict(schema)),
+            ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
+            ("sequence_by", sequence_by),
+        ):
+            object.__setattr__(self, attribute, value)
+        try:
+            object.__setattr__(self, "schema", parse_schema(schema))
+            self._check_keys()
+            self.decoder()
+        except DeclarationError as error:
+            raise DeclarationError(f"Silver {name!r}: {error}") from None
+
+    @property
+    def row_schema(self) -> pl.Schema:
+        """Columns of the table: the declared ones, then the technical ones."""
+        return pl.Schema({**self.schema, **TECHNICAL})
+
+    def decoder(self) -> Decoder:
+        """Return a new decoder of this table's records."""
+        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
+
+    def _check_keys(self) -> None:
+        if not self.keys:
+            raise DeclarationError("keys is empty; expected the columns that identify a row")
+        for key in self.keys:
+            if key not in self.schema:
+                raise DeclarationError(
+                    f"keys: unknown column {key!r}; the schema has: {', '.join(self.schema)}."
+                    f"{did_you_mean(key, self.schema)}"
+                )
+            if self.schema[key].is_float() or self.schema[key].is_nested():
+                raise DeclarationError(
+                    f"keys: column {key!r} is of type {self.columns[key]!r}; floats and lists cannot identify a row"
+                )

@@ -1,0 +1,125 @@
+"""The stage that keeps a Silver table: changes detected with keyed state, merged in one commit with the positions."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import polars as pl
+
+from flows.arrow import arrow_schema
+from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
+from flows.in_flight import Progress
+from flows.lake import Lake
+from flows.silver import Silver
+from flows.stage import advance
+from operators.changes import Changes
+from operators.scd1 import Plan, Scd1
+from storage.merge_writer import MergeResult, RewriteMergeWriter, RowChanges
+from storage.positions import take_from
+from storage.staging import read_deletes, read_range
+from storage.table import Commit, OwnedTable
+
+_DONE = ("quarantined", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What took a Silver table from one version to another: the images of the rows that changed.
+
+    The versions are equal, and the images empty, when the stage only says where its table stands.
+    """
+
+    table: str
+    from_version: int
+    version: int
+    before: pl.DataFrame
+    after: pl.DataFrame
+
+
+class SilverStage:
+    """Merges staged events into one Silver table.
+
+    The state, current rows and tombstones, is read from Silver and staging when the table is opened, and is in step
+    with `version` at all times: a plan is applied to it only when its commit is known to have happened.
+    """
+
+    def __init__(
+        self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str], progress: Progress
+    ) -> None:
+        self._silver, self._lake, self._pipeline = silver, lake, pipeline
+        self._partitions, self._progress = partitions, progress
+        self._open()
+
+    def advance(self, batches: Sequence[EventBatch]) -> list[Handover]:
+        """Merge what is new of `batches`, reading from staging what is missing before them."""
+        done = [self._merged(list(piece)) for piece in self._pieces(batches)]
+        for batch in batches:
+            self._progress.settle(batch.range)
+        return done
+
+    def _open(self) -> None:
+        self._table = OwnedTable(
+            self._lake.silver(self._silver.name),
+            arrow_schema(self._silver.row_schema),
+            self._pipeline,
+            change_feed=True,
+        )
+        self._positions = self._table.positions(self._partitions)
+        self._writer = RewriteMergeWriter(self._table, self._silver.keys)
+        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys)
+        self._state.load(self._table.read())
+        self._state.load_deletes(*read_deletes(self._staging, self._positions_by_partition()))
+
+    @property
+    def _staging(self) -> str:
+        return self._lake.staging(self._silver.name)
+
+    def _positions_by_partition(self) -> dict[int, int]:
+        return {int(name.rpartition("/")[2]): position for name, position in self._positions.items()}
+
+    def _pieces(self, batches: Sequence[EventBatch]) -> Iterator[Sequence[EventBatch]]:
+        """Yield what to merge in one commit each: first what only staging holds, then `batches`."""
+        first = {batch.range.partition_id: batch for batch in reversed(batches)}
+        for batch in first.values():
+            held = self._positions.get(batch.range.partition_id)
+            if held is None or held < batch.start:
+                for start, end, rows in read_range(self._staging, batch.partition, held, batch.start):
+                    yield [EventBatch(batch.topic, batch.partition, start, end, rows, pl.DataFrame(schema=QUARANTINE))]
+        yield batches
+
+    def _merged(self, batches: Sequence[EventBatch]) -> Handover:
+        return advance(lambda: self._merge(batches), self._open)
+
+    def _merge(self, batches: Sequence[EventBatch]) -> Handover:
+        fresh = self._fresh(batches)
+        if not fresh:
+            nothing = pl.DataFrame(schema=self._silver.row_schema)
+            return Handover(self._silver.name, self._table.version, self._table.version, nothing, nothing)
+        events = pl.concat([batch.events for batch in fresh])
+        plan = self._state.plan(events.filter(~pl.col("_op").is_in(_DONE)))
+        ends = {batch.range.partition_id: batch.end for batch in fresh}
+        result = self._writer.merge(_row_changes(plan.changes), Commit(ends, _ledger(fresh, events, plan)))
+        self._state.apply(plan)
+        self._positions |= ends
+        return _handover(self._silver.name, plan.changes, result)
+
+    def _fresh(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
+        positions, fresh = dict(self._positions), []
+        for batch in batches:
+            start = take_from(positions.get(batch.range.partition_id), batch.range)
+            if start is not None and batch.end > start:
+                fresh.append(batch.starting_at(start))
+                positions[batch.range.partition_id] = batch.end
+        return fresh
+
+
+def _row_changes(changes: Changes) -> RowChanges:
+    return RowChanges(changes.inserted, changes.updated_from, changes.updated_to, changes.deleted)
+
+
+def _ledger(batches: Sequence[EventBatch], events: pl.DataFrame, plan: Plan) -> dict[str, object]:
+    fates = {fate: int((events["_op"] == fate).sum()) for fate in _DONE}
+    return {"ranges": joined_ranges(batches), "read": events.height, **asdict(plan.counts), **fates}
+
+
+def _handover(table: str, changes: Changes, result: MergeResult) -> Handover:
+    return Handover(table, result.from_version, result.version, changes.before, changes.after)

@@ -1,0 +1,90 @@
+"""Declaring where change events come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from flows.settings import Settings
+from operators.formats import Format, Json
+from operators.schema import DeclarationError
+from storage.event_log import EventLogTopic
+from storage.kafka import kafka_topic
+from storage.kafka_settings import KafkaSettings
+from storage.records import Topic
+
+Start = Literal["earliest", "latest"] | datetime | int
+"""Where a table without a position begins: the first or the end offset, the first record at or after an instant
+with a zone, or an offset of every partition. A table that has a position goes on there."""
+
+_LOCAL_BROKER = "127.0.0.1:9092"
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """A Kafka topic.
+
+    `bootstrap_servers` defaults to the environment's `KAFKA_BOOTSTRAP_SERVERS`, then to a broker on this machine.
+    `options` are client options by their librdkafka names; put secrets into the environment (`flows.settings`),
+    which wins. `client` names the library to read with; "auto" takes confluent-kafka where it is installed.
+    """
+
+    topic: str
+    format: Format = Json()
+    bootstrap_servers: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    client: Literal["auto", "confluent", "kafka-python"] = "auto"
+    start: Start = "earliest"
+
+    def __post_init__(self) -> None:
+        _check_start(self.start)
+
+    def open(self, settings: Settings) -> Topic:
+        """Return the topic to read. Connects to nothing yet."""
+        servers = self.bootstrap_servers or settings.bootstrap_servers or _LOCAL_BROKER
+        options = {**self.options, **settings.kafka_options}
+        return kafka_topic(KafkaSettings(servers, self.client, options), self.topic)
+
+
+@dataclass(frozen=True, slots=True)
+class EventLog:
+    """A topic of the embedded event log in `directory`, for which no broker is needed (`storage.event_log`).
+
+    The environment's `GOLDWAX_EVENTS` wins over `directory`.
+    """
+
+    topic: str
+    format: Format = Json()
+    directory: str = "events"
+    start: Start = "earliest"
+
+    def __post_init__(self) -> None:
+        _check_start(self.start)
+
+    def open(self, settings: Settings) -> Topic:
+        """Return the topic to read."""
+        return EventLogTopic(Path(settings.events or self.directory), self.topic)
+
+
+def start_position(topic: Topic, partition: int, start: Start) -> int:
+    """Return the position that `start` means in a partition. Raises SourceError."""
+    first, end = topic.bounds(partition)
+    match start:
+        case "earliest":
+            return first
+        case "latest":
+            return end
+        case datetime():
+            return topic.offset_at(partition, int(start.timestamp() * 1000))
+        case _:
+            return int(start)
+
+
+def _check_start(start: object) -> None:
+    if isinstance(start, datetime) and start.tzinfo is None:
+        raise DeclarationError(f"start={start!r}: expected an instant with a zone, as datetime(…, tzinfo=UTC)")
+    if isinstance(start, int) and not isinstance(start, bool) and start >= 0:
+        return
+    if start not in ("earliest", "latest") and not isinstance(start, datetime):
+        raise DeclarationError(f"start={start!r}: expected 'earliest', 'latest', an instant or an offset")

@@ -1,0 +1,75 @@
+"""The stage that makes records durable: quarantine first, then staging, each range once."""
+
+from collections.abc import Iterable, Sequence
+
+import polars as pl
+
+from flows.arrow import arrow_schema
+from flows.event_batch import QUARANTINE, EventBatch, joined_ranges, staging_schema
+from flows.lake import Lake
+from flows.silver import Silver
+from flows.stage import advance
+from storage.positions import take_from
+from storage.table import Commit, OwnedTable
+
+
+class _AppendTable:
+    """An append-only table and the positions it holds."""
+
+    def __init__(self, table: OwnedTable, partitions: Iterable[str]) -> None:
+        self._table = table
+        self._positions = table.positions(partitions)
+        self._asked = set(partitions)
+
+    def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
+        """Return what is new to the table; batches of one partition follow each other."""
+        positions, fresh = dict(self._positions), []
+        for batch in batches:
+            start = take_from(positions.get(batch.range.partition_id), batch.range)
+            if start is not None:
+                fresh.append(batch.starting_at(start))
+                positions[batch.range.partition_id] = batch.end
+        return fresh
+
+    def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: dict[str, int]) -> None:
+        ends = {batch.range.partition_id: batch.end for batch in batches}
+        self._table.append(rows, Commit(ends, {"ranges": joined_ranges(batches), **counts}))
+        self._positions |= ends
+
+
+class StagingStage:
+    """Appends every record once to the staging table of a Silver table, in the order of its partition.
+
+    Quarantine commits before staging and holds no position back: it takes rejects from its own position on, and
+    a partition that had none since stands where it stood.
+    """
+
+    def __init__(self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str]) -> None:
+        self._silver, self._lake, self._pipeline, self._partitions = silver, lake, pipeline, partitions
+        self._open()
+
+    def advance(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
+        """Commit what is new of `batches` and return it, durable."""
+        return advance(lambda: self._commit(batches), self._open)
+
+    def _open(self) -> None:
+        self._staging = self._table(self._lake.staging(self._silver.name), staging_schema(self._silver.schema))
+        self._quarantine = self._table(self._lake.quarantine(self._silver.name), QUARANTINE)
+
+    def _table(self, uri: str, schema: pl.Schema) -> _AppendTable:
+        return _AppendTable(OwnedTable(uri, arrow_schema(schema), self._pipeline), self._partitions)
+
+    def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
+        fresh = self._staging.fresh(batches)
+        covering = [batch for batch in fresh if batch.end > batch.start]
+        self._commit_rejects([batch for batch in covering if batch.rejects.height])
+        if covering:
+            rows = pl.concat([batch.events for batch in covering])
+            self._staging.append(rows, covering, {"read": rows.height})
+        return fresh
+
+    def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
+        known = self._quarantine.fresh(batches)
+        if known:
+            rejects = pl.concat([batch.rejects for batch in known])
+            self._quarantine.append(rejects, known, {"read": rejects.height})

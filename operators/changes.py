@@ -1,0 +1,38 @@
+"""What a batch does to a table of keyed rows: the form in which one layer hands its work to the next."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Whole rows that come, change and go; a key is in at most one of the three.
+
+    `updated_from` and `updated_to` have the same keys in the same order. All frames have the same columns.
+    """
+
+    inserted: pl.DataFrame
+    updated_from: pl.DataFrame
+    updated_to: pl.DataFrame
+    deleted: pl.DataFrame
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing changes."""
+        return not (self.inserted.height or self.updated_to.height or self.deleted.height)
+
+    @property
+    def before(self) -> pl.DataFrame:
+        """The rows that are replaced or deleted."""
+        return pl.concat([self.updated_from, self.deleted])
+
+    @property
+    def after(self) -> pl.DataFrame:
+        """The rows that are new or take the place of others."""
+        return pl.concat([self.inserted, self.updated_to])
+
+
+def join_changes(parts: list[Changes]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return all before-images and all after-images of successive changes; a row in between is in both."""
+    return pl.concat([part.before for part in parts]), pl.concat([part.after for part in parts])

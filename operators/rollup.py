@@ -1,0 +1,141 @@
+"""A KPI kept up to date from before- and after-images: what went is retracted, what came is added."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from operators.changes import Changes
+from operators.keyed_rows import KeyedRows
+from operators.measures import Accumulators, Measure
+from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.windows import Tumbling
+
+ROWS = "_rows"
+"""Technical column: how many source rows stand behind a Gold row. It goes when there are none left."""
+WINDOW_START, WINDOW_END = "window_start", "window_end"
+
+
+class Rollup:
+    """The rows of one KPI: one a group, a group being equal values of `group_by` and, if any, one window.
+
+    NULL is a value like others to group by. `plan` leaves the state as it is, `apply` changes it.
+    """
+
+    def __init__(
+        self, schema: Schema, group_by: Sequence[str], window: Tumbling | None, measures: Mapping[str, Measure]
+    ) -> None:
+        _check_columns(schema, group_by, window)
+        self._window = window
+        self._measures = [Accumulators.of(name, measure, schema) for name, measure in measures.items()]
+        self._group_by = list(group_by)
+        self.grain = [*group_by, *([WINDOW_START] if window else [])]
+        self.schema = self._gold_schema(schema)
+        self.inputs = _distinct([*group_by, *([window.on] if window else []), *_columns_of(measures)])
+        self._groups = KeyedRows(self.grain, self.schema)
+
+    def load(self, rows: pl.DataFrame) -> None:
+        """Take in the rows of the Gold table as they stand."""
+        self._groups.put(self._groups.admit(rows), rows)
+
+    def plan(self, before: pl.DataFrame, after: pl.DataFrame) -> Changes:
+        """Return what the Gold table must change when source rows `before` go and `after` come.
+
+        Both have at least the columns `inputs`.
+        """
+        deltas = self._deltas(before, after)
+        slots = self._groups.admit(deltas)
+        present = self._groups.present(slots)
+        held = self._groups.rows(slots[present])
+        inserted = self._finished(deltas.filter(~present))
+        combined = self._finished(self._add(held, deltas.filter(present)))
+        alive = combined[ROWS] > 0
+        return Changes(inserted, held.filter(alive), combined.filter(alive), held.filter(~alive))
+
+    def apply(self, changes: Changes) -> None:
+        """Make the state what it is after `changes`."""
+        self._groups.remove(self._groups.admit(changes.deleted))
+        after = changes.after
+        self._groups.put(self._groups.admit(after), after)
+
+    def batch(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the whole Gold table computed at once from all source rows."""
+        return self._finished(self._deltas(rows.clear(), rows))
+
+    def _deltas(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+        """Return the change to the accumulators of each group that moved."""
+        signed = pl.concat([_signed(before, self.inputs, -1), _signed(after, self.inputs, 1)])
+        if self._window:
+            signed = signed.with_columns(self._window.start().alias(WINDOW_START))
+        aggregates = [each for measure in self._measures for each in measure.contributions()]
+        groups = signed.group_by(self.grain, maintain_order=True)
+        deltas = groups.agg(pl.col("_sign").sum().alias(ROWS), *aggregates)
+        if any(measure.is_float for measure in self._measures):
+            numbered = deltas.select(self.grain).with_row_index("_group")
+            numbers = signed.select(self.grain).join(
+                numbered, on=self.grain, how="left", nulls_equal=True, maintain_order="left"
+            )["_group"]
+            for measure in self._measures:
+                deltas = measure.add_floats(deltas, signed, numbers)
+        return deltas.filter(pl.any_horizontal(pl.col(ROWS) != 0, *(measure.moved() for measure in self._measures)))
+
+    def _add(self, held: pl.DataFrame, deltas: pl.DataFrame) -> pl.DataFrame:
+        sums = [column for measure in self._measures for column in measure.combined(held, deltas)]
+        return deltas.with_columns(held[ROWS] + deltas[ROWS], *sums)
+
+    def _finished(self, rows: pl.DataFrame) -> pl.DataFrame:
+        rows = rows.with_columns(measure.value(rows) for measure in self._measures)
+        if self._window:
+            rows = rows.with_columns(self._window.end(pl.col(WINDOW_START)).alias(WINDOW_END))
+        return rows.select(pl.col(name).cast(dtype) for name, dtype in self.schema.items())
+
+    def _gold_schema(self, schema: Schema) -> pl.Schema:
+        columns: Schema = {name: schema[name] for name in self._group_by}
+        if self._window:
+            columns |= {WINDOW_START: pl.Datetime("us", "UTC"), WINDOW_END: pl.Datetime("us", "UTC")}
+        for measure in self._measures:
+            if measure.name in columns or measure.name.startswith("_"):
+                raise DeclarationError(
+                    f"measure {measure.name!r}: the name is taken by a group-by or window column, or begins with an "
+                    "underscore, which is kept for technical columns; choose another"
+                )
+            columns[measure.name] = measure.dtype
+        columns[ROWS] = pl.Int64()
+        for measure in self._measures:
+            columns |= measure.columns
+        return pl.Schema(columns)
+
+
+def _check_columns(schema: Schema, group_by: Sequence[str], window: Tumbling | None) -> None:
+    if not group_by and window is None:
+        raise DeclarationError("received neither group_by nor window; expected at least one of them to name the grain")
+    for name in group_by:
+        if name not in schema:
+            raise DeclarationError(
+                f"group_by: unknown column {name!r}; the table has: {', '.join(schema)}.{did_you_mean(name, schema)}"
+            )
+        if schema[name].is_float() or schema[name].is_nested():
+            raise DeclarationError(
+                f"group_by: column {name!r} is of type {schema[name]}; floats and lists cannot identify a group, "
+                "use a column of another type"
+            )
+    if window and window.on not in schema:
+        raise DeclarationError(
+            f"window: unknown column {window.on!r}; the table has: {', '.join(schema)}."
+            f"{did_you_mean(window.on, schema)}"
+        )
+    if window and schema[window.on] not in (pl.Date(), pl.Datetime("us", "UTC")):
+        raise DeclarationError(
+            f"window: column {window.on!r} is of type {schema[window.on]}, expected a timestamp or a date"
+        )
+
+
+def _columns_of(measures: Mapping[str, Measure]) -> list[str]:
+    return [measure.column for measure in measures.values() if measure.column is not None]
+
+
+def _signed(rows: pl.DataFrame, columns: Sequence[str], sign: int) -> pl.DataFrame:
+    return rows.select(*columns, pl.lit(sign, pl.Int64).alias("_sign"))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,43 @@
+"""Reading what changed in a table between two versions, from Delta's change data feed.
+
+Source: Delta protocol, "Add CDC File" and "Change Data Files".
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from storage.errors import HoleError
+
+
+@dataclass(frozen=True, slots=True)
+class FeedImages:
+    """Rows that were replaced or deleted, and rows that are new or took the place of others."""
+
+    before: pl.DataFrame
+    after: pl.DataFrame
+
+
+def read_changes(uri: str, after_version: int, version: int, schema: pl.Schema) -> FeedImages:
+    """Return the images of all commits of ``after_version < commit <= version``, in the columns of `schema`.
+
+    Raises HoleError when the table no longer holds these versions.
+    """
+    try:
+        feed = DeltaTable(uri).load_cdf(starting_version=after_version + 1, ending_version=version).read_all()
+    except DeltaError as error:
+        raise HoleError(
+            f"{uri}: the changes of versions {after_version + 1} to {version} cannot be read ({error}). They may "
+            "have been removed by retention; move the Gold table away and it is rebuilt from all of Silver"
+        ) from error
+    changes = pl.DataFrame(feed)
+    if not changes.height:
+        return FeedImages(pl.DataFrame(schema=schema), pl.DataFrame(schema=schema))
+    kind = pl.col("_change_type")
+    rows = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
+    return FeedImages(
+        changes.filter(kind.is_in(["update_preimage", "delete"])).select(rows),
+        changes.filter(kind.is_in(["update_postimage", "insert"])).select(rows),
+    )
