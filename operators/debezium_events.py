@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from operators.documents import Field
 from operators.envelope import EnvelopeReader
 from operators.events import Columns, Judged, judge
 from operators.formats import Debezium
 from operators.json_batch import tidy
+from operators.look import Field
 from operators.wire import wires_for
 
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}

@@ -10,7 +10,6 @@ fails the documents are taken apart, with the very same parse:
 A parse of many in guessed forms can only succeed for documents of these forms, and then equals their verdicts.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,27 +19,11 @@ import polars as pl
 import pyarrow as pa
 
 from operators.json_batch import UnreadableError, clip, parse
+from operators.look import Field, Forms, Path, form_of, load, shown, value_at
 from operators.wire import Reading, Wire
 
-Forms = tuple[Wire, ...]
-Path = tuple[str, ...]
 _PIECE = 256
-_NOTHING = object()
 _PAD = "\0"  # a child for sections of which only the presence matters: structs need one, no document has it
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A value to find at `path` in each document, and the forms it may have.
-
-    It becomes the column ``name`` of type ``dtype``. ``label`` is what `_unavailable` calls it, None to leave it out.
-    """
-
-    name: str
-    path: Path
-    dtype: pl.DataType
-    wires: Forms
-    label: str | None = None
 
 
 class Read(NamedTuple):
@@ -95,21 +78,29 @@ class Reader:
         """Return why `document` was refused: what was received where, and what was expected."""
         default = tuple(each.wires[0] for each in self.fields)
         try:
-            value = json.loads(document, parse_int=_integer)
+            value = load(document)
         except RecursionError:
             return "invalid JSON, nested too deeply, or a value that does not fit its column"
         except ValueError as error:
             return f"invalid JSON: {clip(str(error), 100)}: received {clip(document.decode(), 100)}"
         forms = self._look(document, default)
-        for parsed in (False, True):
-            for each, form in zip(self.fields, forms, strict=True):
-                if reason := _misfit(each, form, value, document if parsed else None):
-                    return reason
+        reason = self._misfits(forms, value, None)
+        return reason or self._complaint(forms, document) or self._misfits(forms, value, document) or _unfit(document)
+
+    def _misfits(self, forms: Forms, value: object, document: bytes | None) -> str | None:
+        found = (_misfit(each, form, value, document) for each, form in zip(self.fields, forms, strict=True))
+        return next(filter(None, found), None)
+
+    def _complaint(self, forms: Forms, document: bytes) -> str | None:
+        """Return what the parser has against a document whose values look right, unless it is one of the values."""
         try:
             self._parse([document], forms)
         except UnreadableError as error:
-            return clip(f"invalid JSON: {str(error).removeprefix('JSON parse error: ')}")
-        return f"received {clip(document.decode())}, expected one JSON object with the declared types"
+            message = str(error).removesuffix(" in row 0")
+            return (
+                clip(f"invalid JSON: {message.split(': ', 1)[1]}") if message.startswith("JSON parse error") else None
+            )
+        return None
 
     def _attempt(self, documents: Sequence[bytes]) -> tuple[pl.DataFrame, pl.Series | None]:
         """Parse `documents` in the guessed forms, else in those of the first one; raises UnreadableError."""
@@ -150,12 +141,12 @@ class Reader:
     def _look(self, document: bytes, guess: Forms) -> Forms:
         """Return the forms that the values of `document` have, and those of `guess` where it has no value."""
         try:
-            value = json.loads(document, parse_int=_integer)
+            value = load(document)
         except RecursionError:
             return tuple(self._try(document, each, form) for each, form in zip(self.fields, guess, strict=True))
         except ValueError:
             return guess
-        return tuple(_form_of(each, form, value) for each, form in zip(self.fields, guess, strict=True))
+        return tuple(form_of(each, form, value) for each, form in zip(self.fields, guess, strict=True))
 
     def _try(self, document: bytes, each: Field, guess: Wire) -> Wire:
         """Return the form of a field in a document too deep to look into, by parsing it in each."""
@@ -257,30 +248,6 @@ def _without(start: int, bad: pl.Series) -> Iterator[tuple[int, int]]:
         yield at, start + len(bad)
 
 
-def _integer(digits: str) -> int:
-    """Read an integer of any length; beyond 40 digits only that it is too large matters."""
-    return int(digits[:40])
-
-
-def _at(value: object, path: Path) -> object:
-    """Return what stands at `path`: None for missing or NULL, `_NOTHING` below something that is not an object."""
-    for step in path:
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            return _NOTHING
-        value = value.get(step)
-    return value
-
-
-def _form_of(each: Field, guess: Wire, document: object) -> Wire:
-    value = _at(document, each.path)
-    if value is None or len(each.wires) == 1:
-        return guess
-    exact = (form for form in reversed(each.wires) if form.looks(value))
-    return next(exact, guess)
-
-
 def _only(each: Field, form: Wire) -> Field:
     return Field(each.name, each.path, each.dtype, (form,))
 
@@ -291,17 +258,17 @@ def _misfit(each: Field, form: Wire, value: object, document: bytes | None) -> s
     Goes by how the value looks and, given the `document`, by parsing this one field.
     """
     for depth in range(1, len(each.path)):
-        section = _at(value, each.path[:depth])
+        section = value_at(value, each.path[:depth])
         if section is not None and not isinstance(section, dict):
-            return f"field {each.path[depth - 1]!r}: received {_shown(section)}, expected an object"
-    found = _at(value, each.path)
+            return f"field {each.path[depth - 1]!r}: received {shown(section)}, expected an object"
+    found = value_at(value, each.path)
     if found is None:
         return None
     if form.looks(found) and (document is None or Reader([_only(each, form)]).accepts(document)):
         return None
     expected = " or ".join(dict.fromkeys(wire.expected for wire in each.wires if wire.expected != "the placeholder"))
-    return f"column {each.path[-1]!r}: received {_shown(found)}, expected {expected}"
+    return f"column {each.path[-1]!r}: received {shown(found)}, expected {expected}"
 
 
-def _shown(value: object) -> str:
-    return clip(json.dumps(value, ensure_ascii=False), 100)
+def _unfit(document: bytes) -> str:
+    return f"received {clip(document.decode())}, expected one JSON object with the declared types"

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from operators.documents import Field, Path, Read, Reader
+from operators.documents import Read, Reader
+from operators.look import Field, Path
 
 _PAYLOAD = "payload"
 

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from operators.documents import Field, Reader
+from operators.documents import Reader
 from operators.events import Columns, Judged, judge, sequence_of
 from operators.formats import Json
 from operators.json_batch import tidy
+from operators.look import Field
 from operators.schema import DeclarationError
 from operators.wire import wires_for
 

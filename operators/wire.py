@@ -83,7 +83,7 @@ def wires_for(dtype: pl.DataType, fmt: Format) -> tuple[Wire, ...]:
             forms = _timestamps(fmt.timestamps)
         case pl.List():
             read = _read_list if debezium else Reading
-            forms = (Wire("a list of strings", pa.list_(_TEXT), lambda value: isinstance(value, list), read),)
+            forms = (Wire("a list of strings", pa.list_(_TEXT), _is_texts, read),)
         case _:
             forms = (_plain(dtype),)
     if not debezium:
@@ -104,6 +104,10 @@ def _plain(dtype: pl.DataType) -> Wire:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(each is None or isinstance(each, str) for each in value)
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
@@ -142,18 +146,18 @@ def _blank(values: pl.Series, mask: pl.Series) -> pl.Series:
     return pl.select(pl.when(~mask).then(values)).to_series()
 
 
-def _within_calendar(integers: pl.Series, per_day: int) -> pl.Series:
+def _beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
     first, last = _DAYS
-    return ~integers.is_between(first * per_day, (last + 1) * per_day - 1)
+    return ~integers.is_between(max(first * per_day, -(2**63)), min((last + 1) * per_day, 2**63) - 1)
 
 
 def _read_instant(unit: str, instants: pl.Series) -> Reading:
-    bad = _within_calendar(instants.to_physical(), _PER_DAY[unit]).fill_null(value=False)
+    bad = _beyond_calendar(instants.to_physical(), _PER_DAY[unit]).fill_null(value=False)
     return Reading(instants.cast(_UTC), bad)
 
 
 def _read_integer_instant(unit: str, integers: pl.Series) -> Reading:
-    bad = _within_calendar(integers, _PER_DAY[unit]).fill_null(value=False)
+    bad = _beyond_calendar(integers, _PER_DAY[unit]).fill_null(value=False)
     safe = _blank(integers, bad) if bad.any() else integers
     if unit == "s":
         return Reading((safe * 1_000_000).cast(_UTC), bad)
@@ -175,7 +179,7 @@ def _timestamps(unit: str) -> tuple[Wire, ...]:
 
 
 def _read_days(dates: pl.Series) -> Reading:
-    return Reading(dates, _within_calendar(dates.to_physical(), 1).fill_null(value=False))
+    return Reading(dates, _beyond_calendar(dates.to_physical(), 1).fill_null(value=False))
 
 
 def _read_date_text(text: pl.Series) -> Reading:
