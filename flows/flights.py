@@ -9,8 +9,13 @@ from bytewax.dataflow import Dataflow
 
 from flows import Count, Debezium, EventLog, Kpi, Mean, Pipeline, Silver, tumbling
 from flows.flight_events import FLIGHTS_SCHEMA
+from operators.measures import Measure
 
-MEASURES = {"departures": Count("dep_time"), "cancellations": Count("cancelled_at"), "mean_delay": Mean("dep_delay")}
+MEASURES: dict[str, Measure] = {
+    "departures": Count("dep_time"),
+    "cancellations": Count("cancelled_at"),
+    "mean_delay": Mean("dep_delay"),
+}
 
 flights = Silver(
     "flights",

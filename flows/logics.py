@@ -13,6 +13,8 @@ from storage.errors import StorageError
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+_In_contra = TypeVar("_In_contra", contravariant=True)
+_Out_co = TypeVar("_Out_co", covariant=True)
 _log = logging.getLogger("goldwax")
 
 
@@ -28,11 +30,11 @@ class Batching:
     max_delay: timedelta
 
 
-class Advancing(Protocol[_In, _Out]):
-    """A stage: `advance` commits what is new of its inputs and returns what the next stage gets."""
+class Stage(Protocol[_In_contra, _Out_co]):
+    """A stage of the flow, with its table open."""
 
-    def advance(self, inputs: Sequence[_In], /) -> Sequence[_Out]:
-        """Commit."""
+    def advance(self, inputs: Sequence[_In_contra], /) -> Sequence[_Out_co]:
+        """Commit what is new of `inputs` and return what the next stage gets."""
         ...
 
 
@@ -42,9 +44,7 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
     Nothing is kept in the engine's recovery state: the stage's table holds its position.
     """
 
-    def __init__(
-        self, stage: Callable[[], Advancing[_In, _Out]], rows: Callable[[_In], int], batching: Batching
-    ) -> None:
+    def __init__(self, stage: Callable[[], Stage[_In, _Out]], rows: Callable[[_In], int], batching: Batching) -> None:
         self._rows, self._batching = rows, batching
         with _Announced():
             self._stage = stage()

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 from bytewax.dataflow import Dataflow
 
-from flows.dataflow import Run, build
 from flows.arrow import arrow_schema
+from flows.dataflow import Run, build
 from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.lake import Lake

@@ -8,8 +8,8 @@ import polars as pl
 from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from operators.decode import Decoder
-from operators.schema import DeclarationError, Schema, did_you_mean, parse_schema
 from operators.scd1 import TECHNICAL
+from operators.schema import DeclarationError, Schema, did_you_mean, parse_schema
 
 
 @dataclass(frozen=True, eq=False)
