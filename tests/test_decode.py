@@ -113,6 +113,7 @@ REFUSED = [
     (b'{"carrier": "UA"}', "key column 'flight': received NULL or nothing, expected a value"),
     (b'{"flight": 5, "flight": "%s"}' % (b"x" * 500), f"column 'flight': received \"{'x' * 99}…, expected an int32"),
     (b'{"flight": "5"}', "column 'flight': received \"5\", expected an int32"),
+    (b'{"flight": "\\ud800"}', "column 'flight': received \"\\ud800\", expected an int32"),
     (b'{"flight": true}', "column 'flight': received true, expected an int32"),
     (b'{"flight": 1.0}', "column 'flight': received 1.0, expected an int32"),
     (b'{"flight": 2147483648}', "column 'flight': received 2147483648, expected an int32"),
