@@ -3,13 +3,12 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import (
-    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     LogTruncationError,
@@ -20,6 +19,7 @@ from kafka.net.compat import KafkaNetClient
 
 from storage.errors import SourceError, StorageError
 from storage.kafka_contact import Contact
+from storage.kafka_python_options import kafka_python_options
 from storage.kafka_settings import KafkaSettings
 from storage.record_log_errors import offset_lost, unknown_partition, unknown_topic
 from storage.records import Records
@@ -43,34 +43,8 @@ _CONFIG: dict[str, Any] = {
 }
 
 
-def _is_checked(algorithm: str) -> bool:
-    return algorithm.lower() not in {"", "none"}
-
-
-# librdkafka's name of an option: kafka-python's name, and how to read the value.
-_OPTIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "client.id": ("client_id", str),
-    "client.rack": ("client_rack", str),
-    "fetch.max.bytes": ("fetch_max_bytes", int),
-    "fetch.min.bytes": ("fetch_min_bytes", int),
-    "fetch.wait.max.ms": ("fetch_max_wait_ms", int),
-    "max.partition.fetch.bytes": ("max_partition_fetch_bytes", int),
-    "receive.message.max.bytes": ("receive_message_max_bytes", int),
-    "sasl.kerberos.service.name": ("sasl_kerberos_service_name", str),
-    "sasl.mechanism": ("sasl_mechanism", str),
-    "sasl.mechanisms": ("sasl_mechanism", str),
-    "sasl.password": ("sasl_plain_password", str),
-    "sasl.username": ("sasl_plain_username", str),
-    "security.protocol": ("security_protocol", str.upper),
-    "ssl.ca.location": ("ssl_cafile", str),
-    "ssl.certificate.location": ("ssl_certfile", str),
-    "ssl.cipher.suites": ("ssl_ciphers", str),
-    "ssl.crl.location": ("ssl_crlfile", str),
-    "ssl.endpoint.identification.algorithm": ("ssl_check_hostname", _is_checked),
-    "ssl.key.location": ("ssl_keyfile", str),
-    "ssl.key.password": ("ssl_password", str),
-}
-_UNUSED_OPTIONS = frozenset({"group.id"})  # librdkafka needs one; nobody joins a group
+# At DEBUG these print every request as bytes, and with it the password of a PLAIN login.
+_WIRE_LOGS = ("kafka.net.connection", "kafka.net.transport", "kafka.protocol.parser")
 
 
 class KafkaPythonTopic:
@@ -81,7 +55,7 @@ class KafkaPythonTopic:
 
     def __init__(self, settings: KafkaSettings, name: str) -> None:
         self._settings = settings
-        self._config = _CONFIG | _translate(settings)
+        self._config = _CONFIG | kafka_python_options(settings)
         self.name = name
 
     def __repr__(self) -> str:
@@ -256,6 +230,8 @@ def _open(settings: KafkaSettings, config: dict[str, Any], topic: str) -> KafkaC
         opened.append(KafkaNetClient(**kwargs))
         return opened[0]
 
+    for name in _WIRE_LOGS:
+        logging.getLogger(name).addFilter(_without_bytes)
     doing = f"looking for topic {topic!r}"
     timing = {"bootstrap_timeout_ms": settings.connect_seconds * 1000, "kafka_client": open_client}
     with _connecting() as told:
@@ -269,16 +245,19 @@ def _open(settings: KafkaSettings, config: dict[str, Any], topic: str) -> KafkaC
             raise settings.failed(doing, error) from None
 
 
+def _without_bytes(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
 class _Reason(logging.Handler):
     """Keeps the most telling reason: kafka-python logs why it cannot connect, and raises only that it could not."""
 
     reason: KafkaError | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A broker that refuses a login may also just hang up, which tells less.
-        untold = (KafkaTimeoutError, KafkaConnectionError) if self.reason else (KafkaTimeoutError,)
+        # A broker that refuses a login may also just hang up, and the last attempt runs out of time: these tell less.
         for argument in record.args or ():
-            if isinstance(argument, KafkaError) and not isinstance(argument, untold):
+            if isinstance(argument, KafkaError) and (self.reason is None or not argument.retriable):
                 self.reason = argument
 
 
@@ -291,14 +270,3 @@ def _connecting() -> Iterator[_Reason]:
         yield handler
     finally:
         log.removeHandler(handler)
-
-
-def _translate(settings: KafkaSettings) -> dict[str, Any]:
-    unknown = sorted(settings.options.keys() - _OPTIONS.keys() - _UNUSED_OPTIONS)
-    if unknown:
-        raise SourceError(
-            f"The Kafka client kafka-python has no option {unknown[0]!r}; it has {', '.join(sorted(_OPTIONS))}."
-            " Remove it, or install goldwax[confluent] to read with librdkafka."
-        )
-    options = {name: value for name, value in settings.options.items() if name in _OPTIONS}
-    return {_OPTIONS[name][0]: _OPTIONS[name][1](value) for name, value in options.items()}

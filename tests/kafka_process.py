@@ -53,6 +53,8 @@ transaction.state.log.num.partitions=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=1000
+broker.heartbeat.interval.ms=200
 log.cleaner.backoff.ms=200
 log.cleaner.dedupe.buffer.size=4194304
 """  # noqa: E501 - a Java property is one line
@@ -127,6 +129,10 @@ class KafkaProcess:
                 tail = "\n".join(self.log.read_text().splitlines()[-LOG_TAIL_LINES:])
                 raise TimeoutError(f"Kafka did not serve within {timeout:g} s. The end of its log:\n{tail}")
             time.sleep(0.1)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def stop(self) -> None:
         """Stop in good order; kill when that takes too long."""
