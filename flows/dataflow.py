@@ -25,6 +25,7 @@ from storage.positions import partition_id
 from storage.records import Topic
 from storage.table import read_positions
 
+_BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
 _IN_FLIGHT_BYTES = 256 * 2**20
 
@@ -88,8 +89,9 @@ def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading
         held = read_positions(staging, run.pipeline, [name]).get(name)
         return start_position(topic, partition, silver.source.start) if held is None else held
 
-    rows = _IN_FLIGHT_COMMITS * run.batching.max_rows
-    return Reading(topic, position, run.tail, Limits(max(1, rows // partitions), _IN_FLIGHT_BYTES // partitions))
+    max_rows = run.batching.max_rows
+    limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // partitions), _IN_FLIGHT_BYTES // partitions)
+    return Reading(topic, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
 
 
 def _decoding(silver: Silver) -> "partial[EventBatch]":

@@ -11,7 +11,6 @@ from flows.stopping import Stopping
 from storage.positions import partition_id
 from storage.records import Records, Topic
 
-_BATCH_RECORDS = 20_000
 _READ_SECONDS = 0.002  # other partitions of the worker wait meanwhile
 _IDLE = timedelta(milliseconds=3)
 
@@ -20,13 +19,14 @@ _IDLE = timedelta(milliseconds=3)
 class Reading:
     """How to read a topic: where from, how far, and how much at once.
 
-    `position` gives the position to start a partition at. Without `tail`, a partition ends at the end offset it has
-    when it is opened.
+    `position` gives the position to start a partition at. A batch has at most `batch_records`.
+    Without `tail`, a partition ends at the end offset it has when it is opened.
     """
 
     topic: Topic
     position: Callable[[int], int]
     tail: bool
+    batch_records: int
     limits: Limits
 
 
@@ -57,6 +57,7 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         self._end = None if reading.tail else topic.bounds(partition)[1]
         self._opening: Records | None = Records.empty(topic.name, partition, self._position)
         self._reader = topic.reader(partition, self._position)
+        self._batch_records = reading.batch_records
         self._in_flight, self._stopping = in_flight, stopping
         self._epoch_ended = False
         self._awake: datetime | None = None
@@ -77,7 +78,7 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         return self._read()
 
     def _read(self) -> list[Records]:
-        records = self._reader.read(_BATCH_RECORDS, _READ_SECONDS)
+        records = self._reader.read(self._batch_records, _READ_SECONDS)
         if records.end == records.start:
             self._awake = datetime.now(UTC) + _IDLE
             return []

@@ -22,7 +22,7 @@ class _AppendTable:
         self._asked = set(partitions)
 
     def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
-        """Return what is new to the table; batches of one partition follow each other."""
+        """Return what is new to the table; batches of one partition follow each other. Raises HoleError."""
         positions, fresh = dict(self._positions), []
         for batch in batches:
             start = take_from(positions.get(batch.range.partition_id), batch.range)
@@ -30,6 +30,11 @@ class _AppendTable:
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
         return fresh
+
+    def unseen(self, batch: EventBatch) -> EventBatch | None:
+        """Return the part of a batch from the position on, None when that is empty; it may begin further on."""
+        position = self._positions.get(batch.range.partition_id, batch.start)
+        return batch.starting_at(max(position, batch.start)) if batch.end > position else None
 
     def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: dict[str, int]) -> None:
         ends = {batch.range.partition_id: batch.end for batch in batches}
@@ -69,7 +74,7 @@ class StagingStage:
         return fresh
 
     def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
-        known = self._quarantine.fresh(batches)
-        if known:
-            rejects = pl.concat([batch.rejects for batch in known])
-            self._quarantine.append(rejects, known, {"read": rejects.height})
+        unseen = [unseen for batch in batches if (unseen := self._quarantine.unseen(batch))]
+        if unseen:
+            rejects = pl.concat([batch.rejects for batch in unseen])
+            self._quarantine.append(rejects, unseen, {"read": rejects.height})

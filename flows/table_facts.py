@@ -1,0 +1,75 @@
+"""What a Delta table says about itself: version, rows, and what the ledgers of its commits add up to."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from flows.lake import Lake
+from flows.pipeline import Pipeline
+from storage.table import LEDGER
+
+COUNTS = ("read", "applied", "no_op", "superseded", "duplicate", "ambiguous", "quarantined", "dropped")
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlace:
+    """One table of a pipeline and where it is."""
+
+    layer: str
+    name: str
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """One table as it is: `totals` add up the counts of the ledgers still in its log, `positions` are its own.
+
+    `positions` maps a partition to the next offset to read, or for Gold a Silver table to the version shown.
+    """
+
+    place: TablePlace
+    version: int
+    rows: int
+    totals: dict[str, int]
+    positions: dict[str, int]
+
+
+def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
+    """Yield the tables of a pipeline, layer by layer."""
+    for silver in pipeline.silvers:
+        yield TablePlace("staging", silver.name, lake.staging(silver.name))
+        yield TablePlace("quarantine", silver.name, lake.quarantine(silver.name))
+        yield TablePlace("silver", silver.name, lake.silver(silver.name))
+    for kpi in pipeline.kpis:
+        yield TablePlace("gold", kpi.name, lake.gold(kpi.name))
+
+
+def table_version(uri: str) -> int:
+    """Return the version of a table, -1 where there is none."""
+    try:
+        return DeltaTable(uri).version()
+    except TableNotFoundError:
+        return -1
+
+
+def table_facts(place: TablePlace) -> TableFacts | None:
+    """Read the facts of a table, None where there is none."""
+    try:
+        table = DeltaTable(place.uri)
+    except TableNotFoundError:
+        return None
+    rows = int(pl.scan_delta(table).select(pl.len()).collect().item())
+    totals: Counter[str] = Counter()
+    positions: dict[str, int] = {}
+    for entry in reversed(table.history()):
+        ledger = json.loads(entry.get(LEDGER, "{}"))
+        totals.update({name: ledger[name] for name in COUNTS if name in ledger})
+        positions |= {name: end for name, (_, end) in ledger.get("ranges", {}).items()}
+        if "silver" in ledger:
+            positions[ledger["silver"]] = ledger["version"]
+    return TableFacts(place, table.version(), rows, dict(totals), positions)

@@ -1,0 +1,74 @@
+"""A small pipeline of orders for tests that run the real engine, and the events it reads.
+
+Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_MAX_ROWS` how many rows a
+commit waits for. The lake, the event log and the brokers come from goldwax's own settings.
+"""
+
+import json
+import os
+import random
+from datetime import timedelta
+
+from bytewax.dataflow import Dataflow
+
+from flows import Count, EventLog, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling
+from storage.event_log_writer import NewRecord
+
+PARTITIONS = 3
+FORMAT = Json(operation="op")
+SCHEMA = {
+    "order_id": "int64",
+    "country": "string",
+    "amount": "decimal(12, 2)",
+    "weight": "float64",
+    "placed_at": "timestamp",
+}
+KPIS = ("revenue_by_country_hour", "orders_by_country")
+
+
+def pipeline() -> Pipeline:
+    topic = os.environ.get("TEST_TOPIC", "orders")
+    source = Kafka(topic, format=FORMAT) if os.environ.get("TEST_SOURCE") == "kafka" else EventLog(topic, format=FORMAT)
+    orders = Silver("orders", source=source, schema=SCHEMA, keys=["order_id"])
+    hourly = Kpi(
+        KPIS[0],
+        source=orders,
+        window=tumbling("1h", on="placed_at"),
+        group_by=["country"],
+        measures={"revenue": Sum("amount"), "orders": Count(), "mean_weight": Mean("weight")},
+    )
+    total = Kpi(KPIS[1], source=orders, group_by=["country"], measures={"orders": Count(), "weight": Sum("weight")})
+    max_rows = int(os.environ.get("TEST_MAX_ROWS", "100000"))
+    return Pipeline("shop", tables=[orders, hourly, total], max_rows=max_rows, max_delay=timedelta(milliseconds=20))
+
+
+def flow(tail: bool = False) -> Dataflow:  # noqa: FBT001, FBT002 - passed by the engine's command line
+    return pipeline().dataflow(tail=tail)
+
+
+def events(count: int, seed: int = 1, keys: int = 2_000) -> dict[int, list[NewRecord]]:
+    """Return upserts, deletes by operation, tombstones and broken records, by partition; a key stays in one."""
+    chance = random.Random(seed)
+    records: dict[int, list[NewRecord]] = {partition: [] for partition in range(PARTITIONS)}
+    for number in range(count):
+        order_id = chance.randrange(keys)
+        records[order_id % PARTITIONS].append(_record(chance, order_id, 1_700_000_000_000 + number))
+    return records
+
+
+def _record(chance: random.Random, order_id: int, timestamp: int) -> NewRecord:
+    kind = chance.random()
+    key = json.dumps({"order_id": order_id}).encode()
+    if kind < 0.005:
+        return NewRecord(key, b'{"order_id": "not a number"}' if kind < 0.002 else b"\xff{", timestamp)
+    if kind < 0.03:
+        return NewRecord(key, None, timestamp)
+    row = {
+        "op": "delete" if kind < 0.1 else "upsert",
+        "order_id": order_id,
+        "country": chance.choice(["DE", "FR", "JP", None]),
+        "amount": f"{chance.randrange(10**6) / 100:.2f}",
+        "weight": chance.choice([None, chance.uniform(0, 50)]),
+        "placed_at": f"2026-03-01T{chance.randrange(24):02}:{chance.randrange(60):02}:00Z",
+    }
+    return NewRecord(key, json.dumps(row).encode(), timestamp)

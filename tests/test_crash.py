@@ -1,0 +1,102 @@
+"""Killed with SIGKILL at random moments, again and again: no row is lost, doubled or changed.
+
+The expected tables are those of one run that nobody interrupts. Kills come at random times after the engine has
+started to read, small commits make sure that there is always one under way, and one last run finishes the rest.
+"""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from storage.event_log_writer import EventLogWriter
+from tests import orders
+from tests.engine import (
+    Engine,
+    assert_every_record_once,
+    assert_same_tables,
+    event_log_ends,
+    forget_recovery,
+    tables,
+    with_recovery,
+)
+from tests.kafka_broker import Broker
+
+FEW, MANY = 3, 25
+_EVENTS_A_KILL = 4_000
+_SMALL_COMMITS = "400"
+
+
+def _log(tmp_path: Path, count: int) -> tuple[dict[str, str], dict[int, int]]:
+    events = tmp_path / "events"
+    with EventLogWriter(events, "orders", orders.PARTITIONS) as writer:
+        for partition, records in orders.events(count).items():
+            writer.append(records, partition)
+    return {"GOLDWAX_EVENTS": str(events)}, event_log_ends(events / "orders")
+
+
+def _kafka(broker: Broker, topic: str, count: int) -> tuple[dict[str, str], dict[int, int]]:
+    broker.create_topic(topic, orders.PARTITIONS)
+    ends = {}
+    for partition, records in orders.events(count).items():
+        broker.produce(topic, records, partition)
+        ends[partition] = len(records)
+    settings = {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers, "TEST_SOURCE": "kafka", "TEST_TOPIC": topic}
+    return settings, ends
+
+
+def _kill_again_and_again(engine: Engine, recovery: Path, kills: int, *, keep_recovery: bool) -> None:
+    chance = random.Random(kills)
+    for number in range(kills):
+        if not keep_recovery:
+            forget_recovery(recovery)
+        process = engine.start(arguments=with_recovery(recovery), TEST_MAX_ROWS=_SMALL_COMMITS)
+        _kill(process, engine.lake, chance.uniform(0, 1.5))
+        assert process.returncode == -signal.SIGKILL, f"run {number} ended by itself: {process.stdout}"
+
+
+def _kill(process: subprocess.Popen[str], lake: Path, seconds: float) -> None:
+    """Kill it `seconds` after its first commit to any table, so that no kill is wasted on the start-up."""
+    before = _commits(lake)
+    while _commits(lake) == before and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+
+
+def _commits(lake: Path) -> int:
+    return sum(1 for _ in lake.rglob("_delta_log/*.json"))
+
+
+def _survives(engine: Engine, ends: Mapping[int, int], tmp_path: Path, kills: int, *, keep_recovery: bool) -> None:
+    uninterrupted = Engine(tmp_path / "uninterrupted", engine.environment)
+    uninterrupted.run()
+    _kill_again_and_again(engine, tmp_path / "recovery", kills, keep_recovery=keep_recovery)
+    engine.run()
+    assert_every_record_once(engine.lake, ends)
+    assert_same_tables(tables(engine.lake), tables(uninterrupted.lake))
+
+
+@pytest.mark.parametrize("keep_recovery", [True, False], ids=["recovery kept", "recovery deleted"])
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_event_log_survives_kills(kills: int, keep_recovery: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    settings, ends = _log(tmp_path, kills * _EVENTS_A_KILL)
+    _survives(Engine(tmp_path / "lake", settings), ends, tmp_path, kills, keep_recovery=keep_recovery)
+
+
+@pytest.mark.parametrize("keep_recovery", [True, False], ids=["recovery kept", "recovery deleted"])
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_kafka_survives_kills(
+    kills: int,
+    keep_recovery: bool,  # noqa: FBT001
+    kafka_broker: Broker,
+    tmp_path: Path,
+) -> None:
+    settings, ends = _kafka(kafka_broker, f"crash-{kills}-{keep_recovery}", kills * _EVENTS_A_KILL)
+    engine = Engine(tmp_path / "lake", settings, ("-w", "2"))
+    _survives(engine, ends, tmp_path, kills, keep_recovery=keep_recovery)
