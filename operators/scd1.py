@@ -113,7 +113,7 @@ class Scd1:
         order = ranks.order(slots)
         events, slots, ranks = events[order], slots[order], ranks.at(order)
         fresh = ranks.above(self._ranks.at(slots)) & (ranks.sequence >= floor)
-        newest = self._newest(events, slots, ranks, fresh)
+        newest = self._newest(events, slots, ranks, fresh, floor)
         changes, removed, unchanged = self._outcome(newest, floor)
         won = last_of_each(slots) & fresh
         no_op = np.zeros(len(slots), bool)
@@ -135,19 +135,19 @@ class Scd1:
             self._ranks = self._ranks.grown(max(self._rows.keys, 2 * len(self._ranks.sequence)))
         return slots
 
-    def _newest(self, events: pl.DataFrame, slots: Slots, ranks: Rank, fresh: Flags) -> Newest:
+    def _newest(self, events: pl.DataFrame, slots: Slots, ranks: Rank, fresh: Flags, floor: int) -> Newest:
         """Pick the last fresh event of each slot, its unavailable values filled in, as a Silver row."""
         if events[UNAVAILABLE].null_count() < events.height:
-            events = self._fill(events, slots, fresh)
+            events = self._fill(events, slots, fresh, floor)
         won = last_of_each(slots) & fresh
         rows = events.filter(won)
         row_hash = pl.Series(hash_rows(rows.select(self._declared)).view(np.int64))
         rows = rows.with_columns(row_hash.alias("_row_hash")).select(*self._declared, *TECHNICAL)
         return Newest(rows, slots[won], ranks.at(won))
 
-    def _fill(self, events: pl.DataFrame, slots: Slots, fresh: Flags) -> pl.DataFrame:
+    def _fill(self, events: pl.DataFrame, slots: Slots, fresh: Flags, floor: int) -> pl.DataFrame:
         holders = np.unique(slots[fresh])
-        holders = holders[self._rows.present(holders)]
+        holders = holders[self._rows.present(holders) & (self._ranks.sequence[holders] >= floor)]
         filled = fill_unavailable(events.filter(fresh), slots[fresh], self._rows.rows(holders), holders)
         places = np.cumsum(fresh) - 1
         return (
@@ -182,7 +182,8 @@ class Scd1:
         """Label each event, sorted by slot and rank; ties are told apart by the hash of their rows."""
         after = np.minimum(np.arange(len(slots)) + 1, len(slots) - 1)
         ties_next = ~last_of_each(slots) & ranks.ties(ranks.at(after))
-        ties_held = ranks.ties(self._ranks.at(slots)) & ~ties_next
+        remembered = ranks.deleted | self._rows.present(slots)  # of a truncated row only the rank is left
+        ties_held = ranks.ties(self._ranks.at(slots)) & remembered & ~ties_next
         same = ranks.deleted & (ties_next | ties_held)
         rows = np.flatnonzero(ties_next & ~ranks.deleted)
         same[rows] = self._hashes(events, rows) == self._hashes(events, rows + 1)
