@@ -26,8 +26,9 @@ from storage.records import Headers
 _TEXT_FIELDS = ("key", "value", "key_base64", "value_base64")
 _SCHEMA = pa.schema([*((field, pa.string()) for field in _TEXT_FIELDS), ("timestamp", pa.int64())])
 
-# pyarrow's JSON reader dereferences nothing on a null between rows: a crash of the process, not an error.
+# On a null between rows pyarrow's JSON reader crashes the process instead of raising an error.
 _CRASHES_ARROW = re.compile(rb"\}[ \t\r]*null")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NEWLINE, _OPENING, _CLOSING = b"\n{}"
 
 NO_TIMESTAMP = -1
@@ -88,6 +89,7 @@ def _parse(lines: bytes) -> pa.Table:
             read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
             parse_options=arrow_json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore"),
         )
+        table.validate(full=True)  # the parser lets bytes pass that are not UTF-8
     except pa.ArrowInvalid as error:
         _check_each_line(lines)
         raise MalformedLineError(0, f"these or following lines cannot be parsed: {error}") from error
@@ -116,6 +118,7 @@ def _check_each_line(lines: bytes) -> None:
         problem = _problem(line)
         if problem:
             raise MalformedLineError(number, problem)
+        _line_headers(line, number)
 
 
 def _split(lines: bytes) -> list[bytes]:
@@ -130,8 +133,11 @@ def _problem(line: bytes) -> str | None:
     except ValueError as error:
         return f"it is not JSON ({error})"
     for field in _TEXT_FIELDS:
-        if not isinstance(envelope.get(field), str | None):
-            return f"{field!r} is {_json_type(envelope[field])}, not a string or null"
+        text = envelope.get(field)
+        if not isinstance(text, str | None):
+            return f"{field!r} is {_json_type(text)}, not a string or null"
+        if text and _SURROGATE.search(text):
+            return f"{field!r} holds half a surrogate pair, which no UTF-8 has"
     timestamp = envelope.get("timestamp")
     if timestamp is not None and type(timestamp) is not int:
         return f"'timestamp' is {_json_type(timestamp)}, not an integer of milliseconds"
@@ -174,9 +180,14 @@ def _line_headers(line: bytes, row: int) -> Headers | None:
     if b'"headers' not in line:
         return None
     # Pairs instead of a dict: a header name may come twice.
-    fields = dict(json.loads(line, object_pairs_hook=list))
+    try:
+        fields = dict(json.loads(line, object_pairs_hook=list))
+    except ValueError as error:
+        raise MalformedLineError(row, f"it is not JSON ({error})") from error
     plain = _header_pairs(fields.get("headers"), "headers", row)
     encoded = _header_pairs(fields.get("headers_base64"), "headers_base64", row)
+    if any(_SURROGATE.search(name + (text or "")) for name, text in (*plain, *encoded)):
+        raise MalformedLineError(row, "a header holds half a surrogate pair, which no UTF-8 has")
     pairs = [(name, None if text is None else text.encode()) for name, text in plain]
     pairs += [(name, None if text is None else _from_base64(text, row, "headers_base64")) for name, text in encoded]
     return tuple(pairs) or None

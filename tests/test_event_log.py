@@ -61,6 +61,10 @@ def test_captured_records_are_read_with_their_other_fields_ignored(topic: EventL
         (b'{"value": "a"} null {"value": "b"}', "not JSON"),  # and here
         (b'{"value": "a"}{"value": "b"}', "not JSON"),
         (b'{"value": "a"', "not JSON"),
+        (b'{"value": "\xff"}', "not JSON"),
+        (b'{"value": "a", "headers": {"h": "\xff"}}', "not JSON"),
+        (b'{"value": "\\ud800"}', "half a surrogate pair"),
+        (b'{"headers": {"h": "\\ud800"}}', "half a surrogate pair"),
         (b'{"value": 5}', "'value' is a number, not a string or null"),
         (b'{"key": {"id": 1}}', "'key' is an object, not a string or null"),
         (b'{"timestamp": "2024-01-01"}', "'timestamp' is a string, not an integer of milliseconds"),
