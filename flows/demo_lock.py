@@ -51,7 +51,9 @@ def _stop_orphan(file: TextIO, path: Path) -> None:
     file.seek(0)
     holders = [int(line) for line in file.read().split()]
     if not holders or _runs(holders[0]) or len(holders) == 1:
-        raise DemoError(f"another demo is running (process {holders or 'unknown'}, lock {path}). Wait for it, or end it")
+        raise DemoError(
+            f"another demo is running (process {holders or 'unknown'}, lock {path}). Wait for it, or end it"
+        )
     print(f"demo: stopping the flow of an interrupted demo (process {holders[-1]})", flush=True)  # noqa: T201
     deadline = time.monotonic() + _STOPPING_SECONDS
     os.kill(holders[-1], signal.SIGTERM)

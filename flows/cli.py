@@ -1,0 +1,100 @@
+"""`goldwax`: the commands beside `python -m bytewax.run`, which runs a pipeline."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.demo import run_demo
+from flows.demo_errors import DemoError
+from flows.freshness import FreshnessError
+from flows.pipeline import Pipeline
+from flows.settings import Settings
+from flows.table_facts import COUNTS, TableFacts, table_facts, table_places
+from operators.schema import DeclarationError
+from storage.errors import StorageError
+
+_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """What was asked for is not there; the message says what is expected."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code of the process: 0, 1 for an error with a message, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "demo":
+            run_demo()
+        else:
+            _print_tables(options.module)
+    except (UsageError, DemoError, FreshnessError, StorageError, ModuleNotFoundError, OSError) as error:
+        return _complain(f"{options.command}: {error}", 1)
+    except KeyboardInterrupt:
+        return _complain(f"{options.command}: interrupted; the next run goes on from here", _INTERRUPTED)
+    return 0
+
+
+def load_pipeline(module: str) -> Pipeline:
+    """Return the attribute `pipeline` of a module, found as `python -m` would. Raises UsageError."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), "pipeline", None)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"cannot import {module!r}: {error}. Expected a module as Python imports it, such as flows.flights; "
+            "run the command where the module is"
+        ) from error
+    except (ImportError, SyntaxError, DeclarationError) as error:
+        raise UsageError(f"cannot import {module!r}: {error}") from error
+    if not isinstance(found, Pipeline):
+        raise UsageError(f"{module}: expected an attribute `pipeline = Pipeline(…)`, found {type(found).__name__}")
+    return found
+
+
+def _print_tables(module: str) -> None:
+    pipeline = load_pipeline(module)
+    lake = pipeline.lake_of(Settings.from_environment())
+    found = [(place, table_facts(place)) for place in table_places(pipeline, lake)]
+    if not any(facts for _, facts in found):
+        raise UsageError(
+            f"{lake.root}: no table of pipeline {pipeline.name!r} is here. Run it first "
+            f"(python -m bytewax.run {module}), or set GOLDWAX_LAKE"
+        )
+    for place, facts in found:
+        _say(f"{place.layer} {place.name}: {_described(facts) if facts else 'not there yet'}")
+        _say(f"    {place.uri if '://' in place.uri else Path(place.uri).resolve()}")
+
+
+def _described(facts: TableFacts) -> str:
+    lines = [f"version {facts.version}, {facts.rows:,} rows"]
+    if facts.totals:
+        lines.append(", ".join(f"{name} {facts.totals[name]:,}" for name in COUNTS if name in facts.totals))
+    if facts.positions:
+        lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
+    return "\n    ".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="goldwax", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("demo", help="a year of flights becomes fresh Silver and Gold tables under demo-data/")
+    tables = commands.add_parser("tables", help="the tables of a pipeline: versions, rows, positions, what was read")
+    tables.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
+    return parser
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"goldwax {message}", file=sys.stderr, flush=True)  # noqa: T201 - a command's error
+    return code
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - a command's output
+
+
+if __name__ == "__main__":
+    sys.exit(main())
