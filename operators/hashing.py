@@ -28,8 +28,8 @@ def hash_rows(frame: pl.DataFrame) -> Hashes:
 
 def _fold_column(hashes: Hashes, column: pl.Series) -> Hashes:
     if column.dtype.is_float():
-        words = (column.cast(pl.Float64) + 0.0).fill_null(0.0).to_numpy().view(np.uint64)  # -0.0 + 0.0 is 0.0
-        folded = _mix(hashes ^ words)
+        values = column.cast(pl.Float64).fill_null(0.0).to_numpy() + 0.0  # -0.0 + 0.0 is 0.0; polars would skip it
+        folded = _mix(hashes ^ values.view(np.uint64))
     elif column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype == pl.Boolean:
         folded = _mix(hashes ^ column.to_physical().cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
     else:
