@@ -1,0 +1,166 @@
+"""Keys against a plain dict, whatever they are and however badly they hash; and a hash that never changes."""
+
+from datetime import date
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators import key_index, keyed_rows
+from operators.hashing import Hashes, hash_rows
+from operators.key_index import MISSING, KeyIndex
+from operators.keyed_rows import KeyedRows
+
+SCHEMA = pl.Schema({"n": pl.Int64(), "text": pl.String(), "day": pl.Date()})
+ROWS = pl.Schema({**SCHEMA, "value": pl.Int64()})
+Key = tuple[Any, ...]
+
+_KEYS = st.tuples(
+    st.sampled_from([None, 0, 1, -1, 2**63 - 1, -(2**63)]) | st.integers(0, 9),
+    st.sampled_from([None, "", "0", "a", "\0", "ä", "a" * 8, "a" * 9, "a" * 16, "x" * 1000]) | st.text(max_size=3),
+    st.sampled_from([None, date(1970, 1, 1), date(1, 1, 1), date(9999, 12, 31)]),
+)
+_BATCHES = st.lists(st.lists(_KEYS, max_size=30), max_size=6)
+
+
+def keys_frame(keys: list[Key]) -> pl.DataFrame:
+    return pl.DataFrame(keys, SCHEMA, orient="row")
+
+
+@pytest.mark.parametrize("hash_bits", [64, 2, 0])
+@settings(deadline=None, max_examples=60)
+@given(batches=_BATCHES, strangers=st.lists(_KEYS, max_size=10))
+def test_slots_count_up_in_order_of_appearance_however_many_keys_share_a_hash(
+    hash_bits: int, batches: list[list[Key]], strangers: list[Key]
+) -> None:
+    slots: dict[Key, int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_index, "hash_rows", lambda rows: hash_rows(rows) & np.uint64(2**hash_bits - 1))
+        index = KeyIndex(SCHEMA.names())
+        for batch in batches:
+            for key in batch:
+                slots.setdefault(key, len(slots))
+            assert index.admit(keys_frame(batch)).tolist() == [slots[key] for key in batch]
+        everything = [*slots, *strangers]
+        assert index.locate(keys_frame(everything)).tolist() == [slots.get(key, MISSING) for key in everything]
+    assert len(index) == len(slots)
+
+
+@pytest.mark.parametrize("shared", [1, 50])
+def test_the_index_grows_over_many_capacities_and_stays_exact(shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `shared` 50, every 50th key has its hash in common with others."""
+
+    def crowded(rows: pl.DataFrame) -> Hashes:
+        hashes, numbers = hash_rows(rows), rows["n"].to_numpy()
+        return np.where((shared > 1) & (numbers % shared == 0), np.uint64(7), hashes)
+
+    monkeypatch.setattr(key_index, "hash_rows", crowded)
+    index = KeyIndex(["n"])
+    order = np.random.default_rng(1).permutation(20_000)
+    for start, end in [(0, 1), (1, 600), (600, 700), (700, 15_000), (15_000, 20_000)]:
+        assert index.admit(pl.DataFrame({"n": order[start:end]})).tolist() == list(range(start, end))
+    assert index.locate(pl.DataFrame({"n": order})).tolist() == list(range(20_000))
+    assert set(index.locate(pl.DataFrame({"n": np.arange(20_000, 40_000)}))) == {MISSING}
+
+
+@pytest.mark.parametrize("compact_from", [1, 10**6])
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.booleans(), st.lists(_KEYS, max_size=12)), max_size=12))
+def test_the_row_of_a_key_is_the_last_one_put_through_every_compaction(
+    compact_from: int, steps: list[tuple[bool, list[Key]]]
+) -> None:
+    rows: dict[Key, int] = {}
+    known: set[Key] = set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyed_rows, "_COMPACT_FROM", compact_from)
+        held = KeyedRows(SCHEMA.names(), ROWS)
+        for number, (removes, drawn) in enumerate(steps):
+            keys = list(dict.fromkeys(drawn))
+            known |= set(keys)
+            slots = held.admit(keys_frame(keys))
+            assert held.present(slots).tolist() == [key in rows for key in keys]
+            if removes:
+                held.remove(slots)
+                rows = {key: value for key, value in rows.items() if key not in keys}
+            else:
+                held.put(slots, keys_frame(keys).with_columns(value=number * 100 + pl.int_range(pl.len())))
+                rows |= {key: number * 100 + place for place, key in enumerate(keys)}
+            stored = held._rows
+            assert len(stored) <= max(compact_from, 2 * len(rows)), "replaced rows are dropped"
+            at = held.admit(keys_frame([*rows]))
+            assert held.rows(at).rows() == [(*key, value) for key, value in rows.items()]
+    assert (held.live, held.keys) == (len(rows), len(known))
+
+
+GOLDEN = pl.DataFrame(
+    {
+        "n": pl.Series([0, 1, -1, None, 42], dtype=pl.Int32),
+        "text": ["", "a", "Zürich", None, "more than eight bytes"],
+        "x": [0.0, -1.5, 1e300, None, 0.1],
+        "on": [False, True, None, None, True],
+        "day": [date(1970, 1, 1), date(2013, 1, 1), date(1969, 12, 31), None, date(9999, 12, 31)],
+        "tags": [[], ["a", None], [None], None, ["a,b", "c"]],
+    },
+    schema_overrides={"tags": pl.List(pl.String())},
+)
+
+
+def hashes(**columns: list[Any]) -> list[int]:
+    return [int(value) for value in hash_rows(pl.DataFrame(columns))]
+
+
+def test_hashes_never_change_from_one_release_to_the_next() -> None:
+    """Silver tables keep them (`_row_hash`): other values here would make every row look changed."""
+    money = GOLDEN.select(pl.Series("m", ["0.00", "12.50", "-1.05", None, "7"]).cast(pl.Decimal(12, 2)))
+    instant = GOLDEN.select(pl.col("day").cast(pl.Datetime("us", "UTC")))
+    told = {name: hash_rows(GOLDEN.select(name))[1] for name in GOLDEN.columns}
+    told |= {"money": hash_rows(money)[1], "instant": hash_rows(instant)[1]}
+    assert {name: f"{value:016x}" for name, value in told.items()} == {
+        "n": "e99ff867dbf682c9",
+        "text": "74577a5562d6982e",
+        "x": "fa7dd954663813af",
+        "on": "e99ff867dbf682c9",
+        "day": "cc8ecc8c6537d055",
+        "tags": "5f85061b6302b60d",
+        "money": "b434466fb75d1c82",
+        "instant": "8ec61a1a79bbbd7c",
+    }
+    assert [f"{value:016x}" for value in hash_rows(GOLDEN)] == [
+        "d06c0a4ef1741ebc",
+        "668923105900f359",
+        "3a6aabfddffa4178",
+        "155ac18cf09d4c96",
+        "1f422b5ea6659a07",
+    ]
+
+
+def test_null_nothing_and_zero_are_three_things_and_so_are_shifted_columns() -> None:
+    keys: list[Key] = [(None, None), ("", None), (None, ""), ("", ""), ("0", ""), ("", "0"), ("\0", ""), ("\0\0", "")]
+    texts = [(one, other, hashes(a=[one], b=[other])[0]) for one, other in keys]
+    assert len({value for *_, value in texts}) == len(keys)
+    numbers = pl.Series("a", [None, 0, 1, -1])
+    for column in (numbers, numbers.cast(pl.Float64), numbers.cast(pl.Date), numbers.cast(pl.Boolean).head(3)):
+        assert len({*hash_rows(column.to_frame()).tolist()}) == len(column)
+    lists = pl.Series("a", [None, [], [None], [""], ["", ""], ["a", "b"], ["ab"], ["a,b"], ["a", None], [None, "a"]])
+    assert len({*hash_rows(lists.to_frame()).tolist()}) == len(lists)
+
+
+def test_minus_zero_is_zero_and_a_row_is_itself_at_any_width() -> None:
+    assert hashes(x=[-0.0]) == hashes(x=[0.0])
+    assert hash_rows(GOLDEN.cast({"n": pl.Int64()})).tolist() == hash_rows(GOLDEN).tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, GOLDEN.height - 1), max_size=12), st.integers(0, 12), st.integers(0, 12))
+def test_a_hash_depends_on_the_row_and_not_on_chunks_slices_or_encodings(
+    places: list[int], start: int, cut: int
+) -> None:
+    alone = [hash_rows(GOLDEN[place : place + 1])[0] for place in range(GOLDEN.height)]
+    rows = GOLDEN[places]
+    chunked = pl.concat([rows[:cut], rows[cut:]], rechunk=False)
+    for frame in (rows, chunked, chunked.with_columns(pl.col("text").cast(pl.Categorical()))):
+        expected = [alone[place] for place in places[start:]]
+        assert hash_rows(frame[start:]).tolist() == expected
