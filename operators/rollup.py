@@ -25,6 +25,7 @@ class Rollup:
         self, schema: Schema, group_by: Sequence[str], window: Tumbling | None, measures: Mapping[str, Measure]
     ) -> None:
         _check_columns(schema, group_by, window)
+        _check_names(group_by, window, measures)
         self._window = window
         self._measures = [Accumulators.of(name, measure, schema) for name, measure in measures.items()]
         self._group_by = list(group_by)
@@ -93,10 +94,10 @@ class Rollup:
         if self._window:
             columns |= {WINDOW_START: pl.Datetime("us", "UTC"), WINDOW_END: pl.Datetime("us", "UTC")}
         for measure in self._measures:
-            if measure.name in columns or measure.name.startswith("_"):
+            if measure.name in columns or not measure.name or measure.name.startswith("_"):
                 raise DeclarationError(
-                    f"measure {measure.name!r}: the name is taken by a group-by or window column, or begins with an "
-                    "underscore, which is kept for technical columns; choose another"
+                    f"measure {measure.name!r}: the name is empty, taken by a group-by or window column, or begins "
+                    "with an underscore, which is kept for technical columns; choose another"
                 )
             columns[measure.name] = measure.dtype
         columns[ROWS] = pl.Int64()
@@ -126,6 +127,16 @@ def _check_columns(schema: Schema, group_by: Sequence[str], window: Tumbling | N
     if window and schema[window.on] not in (pl.Date(), pl.Datetime("us", "UTC")):
         raise DeclarationError(
             f"window: column {window.on!r} is of type {schema[window.on]}, expected a timestamp or a date"
+        )
+
+
+def _check_names(group_by: Sequence[str], window: Tumbling | None, measures: Mapping[str, Measure]) -> None:
+    if len(set(group_by)) < len(group_by):
+        raise DeclarationError(f"group_by: received {list(group_by)!r}, expected each column once")
+    if window and (WINDOW_START in [*group_by, *_columns_of(measures)] or WINDOW_END in group_by):
+        raise DeclarationError(
+            f"received a source column {WINDOW_START!r} or {WINDOW_END!r} beside a window, which makes columns of "
+            "these names itself; rename the source column"
         )
 
 
