@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from flows.demo_errors import DemoError
-from flows.demo_lock import note_process
+from flows.demo_lock import note_flow
 from flows.lake import Lake
 from flows.pipeline import Pipeline
 from flows.table_facts import table_version
@@ -30,10 +30,11 @@ class FlowProcess:
 
     def __init__(self, lock: TextIO, *, tail: bool) -> None:
         command = [sys.executable, "-m", "bytewax.run", f"flows.flights:flow({tail})", "-w", str(WORKERS)]
+        note_flow(lock, None)
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and flow
             command, stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()], start_new_session=True
         )
-        note_process(lock, self._process.pid)
+        note_flow(lock, self._process.pid)
 
     def __enter__(self) -> Self:
         return self

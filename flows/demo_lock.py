@@ -1,10 +1,10 @@
-"""One demo at a time, and no flow of an interrupted one left behind.
+"""One demo at a time, and no flow of a killed demo left behind.
 
-1. A demo locks a file beside the events and writes its process id into it. The flow it starts inherits the lock and
-   its process id is written behind.
-2. The system gives the lock back when the last of the two has ended, however that happened.
-3. Who finds it locked by a demo that runs gives up. Where only the flow is left, because its demo was killed, the
-   flow is asked to stop and waited for.
+1. A demo holds a lock beside the events. Who finds it taken gives up: another demo is running.
+2. It holds a second lock, which the flow it starts inherits, and notes the flow's process id in that file. The
+   system gives a lock back when the last process that holds it has ended, however that happened.
+3. So who gets the first lock and not the second knows that a flow has outlived its demo. It asks that flow to stop
+   and waits until it has.
 """
 
 import fcntl
@@ -22,52 +22,40 @@ _STOPPING_SECONDS = 60
 
 
 @contextmanager
-def only_demo(path: Path) -> Iterator[TextIO]:
-    """Hold the lock at `path` and give its open file. Raises DemoError when another demo runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        if not _taken(file):
-            _stop_orphan(file, path)
-        file.truncate(0)
-        note_process(file, os.getpid())
-        yield file
+def only_demo(folder: Path) -> Iterator[TextIO]:
+    """Hold both locks in `folder` and give the file of the flow's. Raises DemoError when another demo runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".demo.lock"
+    with path.open("a") as demo, (folder / ".demo-flow.lock").open("a+") as flow:
+        if not _taken(demo):
+            raise DemoError(f"another demo is running here (it holds {path}). Wait for it, or end it")
+        if not _taken(flow):
+            _stop_orphan(flow)
+        yield flow
 
 
-def note_process(file: TextIO, pid: int) -> None:
-    """Write down a process that holds the lock."""
-    file.write(f"{pid}\n")
-    file.flush()
+def note_flow(lock: TextIO, pid: int | None) -> None:
+    """Note the process that has inherited the flow's lock, None before it is started."""
+    lock.truncate(0)
+    lock.write("" if pid is None else str(pid))
+    lock.flush()
 
 
-def _taken(file: TextIO) -> bool:
+def _taken(lock: TextIO) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
-def _stop_orphan(file: TextIO, path: Path) -> None:
-    file.seek(0)
-    holders = [int(line) for line in file.read().split()]
-    if not holders or _runs(holders[0]) or len(holders) == 1:
-        raise DemoError(
-            f"another demo is running (process {holders or 'unknown'}, lock {path}). Wait for it, or end it"
-        )
-    print(f"demo: stopping the flow of an interrupted demo (process {holders[-1]})", flush=True)  # noqa: T201
+def _stop_orphan(lock: TextIO) -> None:
+    lock.seek(0)
+    pid = lock.read()  # empty when its demo was killed before it could note it
+    if pid:
+        os.kill(int(pid), signal.SIGTERM)
     deadline = time.monotonic() + _STOPPING_SECONDS
-    os.kill(holders[-1], signal.SIGTERM)
-    while not _taken(file):
+    while not _taken(lock):
         if time.monotonic() > deadline:
-            raise DemoError(f"the flow of an interrupted demo (process {holders[-1]}) does not stop; end it")
+            raise DemoError(f"the flow of a killed demo (process {pid or 'unknown'}) does not stop; end it")
         time.sleep(0.1)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
