@@ -57,6 +57,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     topic, progress, name = silver.source.open(run.settings), Progress(), silver.name
     partitions = [partition_id(topic.name, partition) for partition in topic.partitions()]
     reading = _reading(silver, topic, len(partitions), run)
+    reading.check()
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
     decode = _decoding(silver)

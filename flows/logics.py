@@ -1,6 +1,5 @@
 """The engine's side of the stages: when to work, never what."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,12 @@ from typing import Generic, Protocol, TypeVar
 
 from bytewax.operators import StatefulBatchLogic
 
-from storage.errors import StorageError
+from flows.announcing import announced
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _In_contra = TypeVar("_In_contra", contravariant=True)
 _Out_co = TypeVar("_Out_co", covariant=True)
-_log = logging.getLogger("goldwax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
 
     def __init__(self, stage: Callable[[], Stage[_In, _Out]], rows: Callable[[_In], int], batching: Batching) -> None:
         self._rows, self._batching = rows, batching
-        with _Announced():
+        with announced():
             self._stage = stage()
         self._waiting: list[_In] = []
         self._waiting_rows = 0
@@ -85,18 +83,7 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
         if not waiting:
             return []
         began = time.monotonic()
-        with _Announced():
+        with announced():
             done = list(self._stage.advance(waiting))
         self._delay = max(self._batching.max_delay, timedelta(seconds=time.monotonic() - began))
         return done
-
-
-class _Announced:
-    """Logs an error of ours in one clear line; the engine's own report of it is a chain of stack traces."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, StorageError):
-            _log.error("stopped: %s", error)

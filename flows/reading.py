@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from flows.announcing import announced
 from flows.in_flight import InFlight, Limits, Progress
 from flows.stopping import Stopping
 from storage.positions import partition_id
@@ -28,6 +29,14 @@ class Reading:
     tail: bool
     batch_records: int
     limits: Limits
+
+    def check(self) -> None:
+        """Find out now what would stop a worker when it opens a partition. Raises SourceError."""
+        for partition in self.topic.partitions():
+            first, end = self.topic.bounds(partition)
+            position = self.position(partition)
+            if not first <= position <= end:
+                self.topic.reader(partition, position).close()  # which says what is wrong
 
 
 class RecordSource(FixedPartitionedSource[Records, int]):
@@ -78,7 +87,8 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         return self._read()
 
     def _read(self) -> list[Records]:
-        records = self._reader.read(self._batch_records, _READ_SECONDS)
+        with announced():
+            records = self._reader.read(self._batch_records, _READ_SECONDS)
         if records.end == records.start:
             self._awake = datetime.now(UTC) + _IDLE
             return []

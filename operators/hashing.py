@@ -1,9 +1,9 @@
 """A 64-bit hash of key columns that stays the same across releases, machines and column encodings.
 
 Words of 64 bits are folded with the finaliser of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom
-number generators", OOPSLA 2014). Numbers, dates, timestamps and booleans are one word; text is its UTF-8 bytes
-in little-endian words, then its length. NULL is a word of its own. The hash is fast, not secret: whoever needs
-exactness compares the values behind equal hashes.
+number generators", OOPSLA 2014). Numbers, dates, timestamps and booleans are one word; text is the sum of the words
+of its UTF-8 bytes (little-endian, zero-padded), each mixed with its place, and then its length. NULL is a word of its
+own. The hash is fast, not secret: whoever needs exactness compares the values behind equal hashes.
 """
 
 import numpy as np
@@ -50,23 +50,21 @@ def _as_text(column: pl.Series) -> pl.Series:
 
 
 def _fold_text(hashes: Hashes, column: pl.Series) -> Hashes:
-    """Fold the UTF-8 bytes word by word; rows drop out as their text ends."""
+    """Fold in the sum of all words of a text, each mixed with its place; one pass whatever the lengths."""
     text = column.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
-    words = _overlapping_words(text.buffers()[2])
     lengths = np.diff(offsets)
-    hashes = hashes.copy()
-    active, place = np.flatnonzero(lengths > 0), 0
-    while active.size:
-        left = lengths[active] - place
-        word = words[offsets[active] + place]
-        short = left < _WORD
-        keep = (left[short] * _WORD).astype(np.uint64)
-        word[short] &= (np.uint64(1) << keep) - np.uint64(1)
-        hashes[active] = _mix(hashes[active] ^ word)
-        place += _WORD
-        active = active[left > _WORD]
-    return _mix(hashes ^ lengths.astype(np.uint64))
+    counts = -(-lengths // _WORD)
+    rows = np.repeat(np.arange(len(lengths)), counts)
+    ends = np.cumsum(counts)
+    places = np.arange(len(rows)) - (ends - counts)[rows]
+    words = _overlapping_words(text.buffers()[2])[offsets[:-1][rows] + places * _WORD]
+    left = lengths[rows] - places * _WORD
+    short = np.flatnonzero(left < _WORD)
+    words[short] &= (np.uint64(1) << (left[short] * 8).astype(np.uint64)) - np.uint64(1)
+    mixed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_mix(words ^ _mix(places.astype(np.uint64))))])
+    total = mixed[ends] - mixed[ends - counts]  # modulo 2**64
+    return _mix(_mix(hashes ^ total) ^ lengths.astype(np.uint64))
 
 
 def _overlapping_words(data: object) -> Hashes:
