@@ -60,7 +60,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     reading.check()
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
-    decode = _decoding(silver)
+    decode = decoding(silver)
 
     records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
     events = op.map(f"decode_{name}", records, decode)  # EventBatch
@@ -69,7 +69,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     to_merge = op.map(f"to_silver_{name}", staged, lambda keyed: (f"silver/{name}", keyed[1]))  # (table, EventBatch)
     merged = op.stateful_batch(f"merge_{name}", to_merge, lambda _: StageLogic(merge, _rows, run.batching))
     changes = op.key_rm(f"changes_of_{name}", merged)  # Handover
-    op.output(f"merged_{name}", changes, _Discard())
+    op.output(f"merged_{name}", changes, Discard())
     return changes
 
 
@@ -79,7 +79,7 @@ def _keep_gold(kpi: Kpi, changes: Stream[Handover], run: Run) -> None:
 
     to_refresh = op.key_on(f"to_gold_{name}", changes, lambda _: f"gold/{name}")  # (table, Handover)
     refreshed = op.stateful_batch(f"refresh_{name}", to_refresh, lambda _: StageLogic(refresh, _no_rows, run.batching))
-    op.output(f"refreshed_{name}", refreshed, _Discard())
+    op.output(f"refreshed_{name}", refreshed, Discard())
 
 
 def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading:
@@ -95,7 +95,8 @@ def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading
     return Reading(topic, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
 
 
-def _decoding(silver: Silver) -> "partial[EventBatch]":
+def decoding(silver: Silver) -> "partial[EventBatch]":
+    """Return the step that decodes records of a table."""
     return partial(decode_records, decoder=silver.decoder(), schema=silver.schema)
 
 
@@ -107,10 +108,11 @@ def _no_rows(_: Handover) -> int:
     return 0
 
 
-class _Discard(DynamicSink[object]):
+class Discard(DynamicSink[object]):
     """The end of a stream whose results are in the lake."""
 
     def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> "_DiscardPartition":
+        """Return a worker's end."""
         return _DiscardPartition()
 
 

@@ -50,7 +50,7 @@ def run_demo() -> None:
     """Run the demo in the working directory. Raises DemoError, StorageError, ModuleNotFoundError."""
     signal.signal(signal.SIGTERM, _interrupt)
     settings = Settings.from_environment()
-    topic, lake = flights.flights.source.open(settings), flights.pipeline.lake_of(settings)
+    topic, lake = flights.pipeline.silvers[0].source.open(settings), flights.pipeline.lake_of(settings)
     if not isinstance(topic, EventLogTopic) or "://" in lake.root:
         raise DemoError(f"the demo needs its events and its lake on this machine, received {topic} and {lake.root}")
     with only_demo(topic.directory) as lock:
@@ -145,7 +145,7 @@ def _show_freshness(demo: Demo, sent: Sent | None) -> None:
     if sent is None:
         return
     for kpi in flights.pipeline.kpis:
-        found = measure_freshness(demo.lake, flights.flights.name, kpi.name, sent.since, sent.until)
+        found = measure_freshness(demo.lake, flights.pipeline.silvers[0].name, kpi.name, sent.since, sent.until)
         _say(
             f"freshness: {kpi.name}: p50 {found.p50:.0f} ms, p99 {found.p99:.0f} ms, max {found.max:.0f} ms over "
             f"{found.events:,} events at {sent.rate:,.0f} events/s (from appending an event to the Gold commit with it)"
@@ -155,7 +155,7 @@ def _show_freshness(demo: Demo, sent: Sent | None) -> None:
 
 
 def _show_result(demo: Demo, now: Standing, *, changed: bool) -> None:
-    silver = pl.scan_delta(demo.lake.silver(flights.flights.name))
+    silver = pl.scan_delta(demo.lake.silver(flights.pipeline.silvers[0].name))
     rows, *expected = (
         silver.select(
             pl.len(),

@@ -74,10 +74,11 @@ class Pipeline:
         batching = Batching(self.max_rows, self.max_delay)
         run = Run(self.name, self.lake_of(settings), settings, batching, tail=tail)
         try:
+            flow = build(self.silvers, self.kpis, run)
             self._check(run)
-            return build(self.silvers, self.kpis, run)
         except StorageError as error:
             sys.exit(f"goldwax: {self.name}: {error}")
+        return flow
 
     def _check(self, run: Run) -> None:
         """Find out now, with a clear message, what would stop the workers later."""

@@ -106,7 +106,7 @@ class SilverStage:
         positions, fresh = dict(self._positions), []
         for batch in batches:
             start = take_from(positions.get(batch.range.partition_id), batch.range)
-            if start is not None and batch.end > start:
+            if start is not None and (batch.end > start or batch.range.partition_id not in positions):
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
         return fresh

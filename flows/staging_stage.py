@@ -31,6 +31,10 @@ class _AppendTable:
                 positions[batch.range.partition_id] = batch.end
         return fresh
 
+    def is_new(self, batch: EventBatch) -> bool:
+        """Tell whether the table holds no position of the batch's partition: then where it begins is committed too."""
+        return batch.range.partition_id not in self._positions
+
     def unseen(self, batch: EventBatch) -> EventBatch | None:
         """Return the part of a batch from the position on, None when that is empty; it may begin further on."""
         position = self._positions.get(batch.range.partition_id, batch.start)
@@ -66,7 +70,7 @@ class StagingStage:
 
     def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
         fresh = self._staging.fresh(batches)
-        covering = [batch for batch in fresh if batch.end > batch.start]
+        covering = [batch for batch in fresh if batch.end > batch.start or self._staging.is_new(batch)]
         self._commit_rejects([batch for batch in covering if batch.rejects.height])
         if covering:
             rows = pl.concat([batch.events for batch in covering])

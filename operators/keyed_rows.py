@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from operators.key_index import KeyIndex, Slots
+from operators.rank import Flags
 from operators.row_store import RowStore
 
 _ABSENT = -1
@@ -44,15 +45,16 @@ class KeyedRows:
             self._row_of = np.concatenate([self._row_of, np.full(room, _ABSENT, np.int64)])
         return slots
 
-    def present(self, slots: Slots) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def present(self, slots: Slots) -> Flags:
         """Tell for each slot whether its key has a row now."""
-        return self._row_of[slots] != _ABSENT
+        present: Flags = self._row_of[slots] != _ABSENT
+        return present
 
     def rows(self, slots: Slots) -> pl.DataFrame:
         """Return the rows of these slots, each of which must have one."""
         if not len(slots):
             return pl.DataFrame(schema=self._schema)
-        return self._rows.take(self._row_of[slots]).cast(dict(self._schema))
+        return self._rows.take(self._row_of[slots]).cast(self._schema)
 
     def put(self, slots: Slots, rows: pl.DataFrame) -> None:
         """Make these the rows of these distinct slots, in place of what they had."""

@@ -14,6 +14,12 @@ from operators.schema import DeclarationError, Schema, did_you_mean
 
 _DIGITS = 38
 _MEAN_EXTRA_SCALE = 4
+_ADDED_DIGITS = 10  # room for ten billion rows of the largest value
+_INT64 = 2**63
+
+
+class MeasureOverflowError(ArithmeticError):
+    """A measure left the range of its type; the message says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,9 @@ class Accumulators:
                 f"measure {name!r}: {type(measure).__name__} needs a numeric column, received {column!r} of type "
                 f"{schema[column]}; count it instead, or pick another column"
             )
-        return cls(name, measure, schema[column])
+        accumulators = cls(name, measure, schema[column])
+        accumulators._check_room()
+        return accumulators
 
     @property
     def is_float(self) -> bool:
@@ -150,12 +158,34 @@ class Accumulators:
             return pl.Series(self.name, self._float_values(rows), pl.Float64)
         total, count = pl.col(self._sum), pl.col(self._count)
         if isinstance(self.measure, Sum):
+            self._check_range(rows)
             result = total.cast(self.dtype)
         elif self.source.is_decimal():
             result = total.cast(self.dtype) / count.cast(pl.Decimal(_DIGITS, 0))
         else:
             result = total.cast(pl.Float64) / count
         return rows.select(pl.when(count > 0).then(result).alias(self.name)).to_series().cast(self.dtype)
+
+    def _check_room(self) -> None:
+        """Refuse decimals so wide that their sum, or the sum at the scale of the mean, may not fit 38 digits."""
+        if isinstance(self.measure, Count) or not isinstance(self.source, pl.Decimal):
+            return
+        most = _DIGITS - _ADDED_DIGITS - (_MEAN_EXTRA_SCALE if isinstance(self.measure, Mean) else 0)
+        if self.source.precision > most:
+            raise DeclarationError(
+                f"measure {self.name!r}: {type(self.measure).__name__} of a decimal({self.source.precision}, "
+                f"{self.source.scale}) leaves no room to add up; expected at most {most} digits. Declare the column so"
+            )
+
+    def _check_range(self, rows: pl.DataFrame) -> None:
+        if not self.source.is_integer():
+            return
+        beyond = rows.filter(~pl.col(self._sum).cast(pl.Int128).is_between(-_INT64, _INT64 - 1))
+        if beyond.height:
+            raise MeasureOverflowError(
+                f"measure {self.name!r}: a sum is {beyond[self._sum][0]}, expected one that fits 64 bits. "
+                "Declare the column decimal(19, 0)"
+            )
 
     def _float_values(self, rows: pl.DataFrame) -> list[float | None]:
         totals = (exact.decode(text) for text in rows[self._sum])

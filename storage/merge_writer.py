@@ -7,7 +7,7 @@ from typing import Protocol
 
 import polars as pl
 
-from storage.table import Commit, OwnedTable
+from storage.table import HOOKS, Commit, OwnedTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,11 @@ class RewriteMergeWriter:
                 source_alias="s",
                 target_alias="t",
                 commit_properties=self._table.properties(commit),
+                post_commithook_properties=HOOKS,
             )
             .when_matched_delete('s."__deleted"')
             .when_matched_update(assignments)
-            .when_not_matched_insert(assignments)
+            .when_not_matched_insert(assignments, predicate='NOT s."__deleted"')
             .execute()
         )
 

@@ -36,7 +36,7 @@ LEDGER = "goldwax.ledger"
 """Key of `commitInfo` that holds the ledger of a commit, as JSON."""
 
 _REOPEN_EVERY = 10  # handles slow down with every commit made through them; also the checkpoint interval
-_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class OwnedTable:
                     rows,
                     mode="append",
                     commit_properties=self.properties(commit),
-                    post_commithook_properties=_HOOKS,
+                    post_commithook_properties=HOOKS,
                 )
             )
         else:
@@ -97,7 +97,7 @@ class OwnedTable:
                     mode="append",
                     schema=self._handle.schema(),
                     commit_properties=self.properties(commit),
-                    post_commithook_properties=_HOOKS,
+                    post_commithook_properties=HOOKS,
                 )
             )
 

@@ -9,13 +9,6 @@ from tests.kafka_broker import Broker
 from tests.kafka_process import KafkaProcess, KafkaUnavailableError
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # kafka-python reads its schemas by functions that Python 3.11 deprecates, and 3.13 no longer does.
-    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    # kafka-python leaves the sockets of failed handshakes to the garbage collector.
-    config.addinivalue_line("filterwarnings", "ignore:unclosed <(ssl.SSLSocket|socket.socket):ResourceWarning")
-
-
 @pytest.fixture(scope="session")
 def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """Give the Kafka broker at KAFKA_BOOTSTRAP_SERVERS, else start one of our own.

@@ -50,7 +50,7 @@ class Engine:
 
     def run(self, **environment: str) -> str:
         """Run it to the end of its topics and return what it printed."""
-        process = self.start(**environment)
+        process = self.start(tail=False, arguments=(), **environment)
         output, _ = process.communicate(timeout=_TIMEOUT)
         assert process.returncode == 0, output
         return output

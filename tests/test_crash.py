@@ -27,7 +27,7 @@ from tests.engine import (
 from tests.kafka_broker import Broker
 
 FEW, MANY = 3, 25
-_EVENTS_A_KILL = 4_000
+_EVENTS_A_KILL = 7_000
 _SMALL_COMMITS = "400"
 
 

@@ -46,7 +46,7 @@ def compose_items(field: str) -> list[str]:
 def test_every_image_is_pinned_to_a_full_version() -> None:
     images = [base.split()[0] for base in arguments("FROM")] + compose_values("image")
 
-    assert len(images) == 5
+    assert len(images) == 6
     assert [image for image in images if not PINNED.fullmatch(image)] == []
 
 
@@ -90,7 +90,7 @@ def test_the_flow_has_time_to_drain_and_a_lake_that_outlives_it() -> None:
     assert compose_values("stop_grace_period") == ["60s", "60s"]
     assert "lake:/var/lib/goldwax" in compose_items("volumes")
     assert re.search(r"^volumes:\n(?:  .*\n)*  lake:$", COMPOSE, re.MULTILINE)
-    assert compose_values("read_only") == ["true"]
+    assert compose_values("read_only") == ["true", "true"]
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, COMPOSE], ids=["Dockerfile", "compose.yaml"])

