@@ -12,7 +12,8 @@ import polars as pl
 from bytewax.dataflow import Dataflow
 
 from flows import Count, Debezium, Kafka, Kpi, Pipeline, Silver, Sum, tumbling
-from flows.dataflow import Discard, decoding
+from flows.dataflow import Discard
+from flows.event_batch import Decoding
 from flows.in_flight import Limits, Progress
 from flows.reading import Reading, RecordSource
 from flows.settings import Settings
@@ -67,7 +68,7 @@ def decode_only() -> Dataflow:
     reading = Reading(topic, lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")
     records = op.input("read", flow, RecordSource(reading, Progress(), Stopping()))  # Records
-    events = op.map("decode", records, decoding(silver))  # EventBatch
+    events = op.map("decode", records, Decoding(silver.decoder, silver.schema))  # EventBatch
     op.output("events", events, Discard())
     return flow
 

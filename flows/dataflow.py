@@ -8,7 +8,7 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from flows.event_batch import EventBatch, decode_records
+from flows.event_batch import Decoding, EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Limits, Progress
 from flows.kpi import Kpi
@@ -60,7 +60,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     reading.check()
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
-    decode = decoding(silver)
+    decode = Decoding(silver.decoder, silver.schema)
 
     records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
     events = op.map(f"decode_{name}", records, decode)  # EventBatch
@@ -93,11 +93,6 @@ def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading
     max_rows = run.batching.max_rows
     limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // partitions), _IN_FLIGHT_BYTES // partitions)
     return Reading(topic, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
-
-
-def decoding(silver: Silver) -> "partial[EventBatch]":
-    """Return the step that decodes records of a table."""
-    return partial(decode_records, decoder=silver.decoder(), schema=silver.schema)
 
 
 def _rows(batch: EventBatch) -> int:

@@ -1,7 +1,8 @@
 """What flows from a partition to the tables: the change events of a range of records, in columns."""
 
 import json
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from operators.schema import Schema
 from storage.positions import Range, partition_id
 from storage.records import Headers, Records
 
+_YEAR_10000 = 253_402_300_800_000  # milliseconds since the epoch
 POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
 QUARANTINE = pl.Schema(
     {
@@ -81,6 +83,20 @@ def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
     return ranges
 
 
+class Decoding:
+    """The step that decodes records of one table; shared by the workers of a process, each with its own decoder."""
+
+    def __init__(self, build: Callable[[], Decoder], schema: Schema) -> None:
+        self._build, self._schema = build, schema
+        self._local = threading.local()
+
+    def __call__(self, records: Records) -> EventBatch:
+        """Return the change events of `records`."""
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = self._build()
+        return decode_records(records, self._local.decoder, self._schema)
+
+
 def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
     """Turn records into change events; a record that cannot be one becomes a reject and costs no other."""
     if not len(records):
@@ -95,14 +111,15 @@ def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventB
 
 
 def _origin(records: Records) -> pl.DataFrame:
-    """Return one row a record: where it comes from and when it was written."""
-    written = pl.Series("_changed_at", records.timestamps * 1000).cast(pl.Datetime("us", "UTC"))
+    """Return one row a record: where it comes from and when it was written, NULL where that is no calendar date."""
+    known = (records.timestamps >= 0) & (records.timestamps < _YEAR_10000)
+    written = pl.Series("_changed_at", np.where(known, records.timestamps, 0) * 1000).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame(
         {
             "_topic": pl.repeat(records.topic, len(records), eager=True),
             "_partition": pl.repeat(records.partition, len(records), dtype=pl.Int32, eager=True),
             "_offset": records.offsets,
-            "_changed_at": written.set(pl.Series(records.timestamps < 0), None) if len(records) else written,
+            "_changed_at": written.set(pl.Series(~known), None),
         }
     )
 

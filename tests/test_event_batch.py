@@ -1,0 +1,74 @@
+"""From records to staging rows: every record has one, whatever became of it."""
+
+import threading
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+
+from flows import Debezium, EventLog, Json, Silver
+from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
+from operators.decode import Decoder
+from storage.records import Records
+
+SCHEMA = {"id": "int64", "name": "string"}
+GOOD = b'{"id": 1, "name": "a"}'
+
+
+def silver(source: EventLog) -> Silver:
+    return Silver("things", source=source, schema=SCHEMA, keys=["id"])
+
+
+def records(*values: bytes | None, timestamps: list[int] | None = None) -> Records:
+    count = len(values)
+    offsets = np.arange(7, 7 + count)
+    return Records(
+        "things", 2, 7, 7 + count, offsets, np.array(timestamps or [0] * count), [b'{"id": 1}'] * count, values
+    )
+
+
+def decoded(source: EventLog, batch: Records) -> EventBatch:
+    table = silver(source)
+    return decode_records(batch, table.decoder(), table.schema)
+
+
+def test_every_record_has_a_staging_row_that_says_what_became_of_it() -> None:
+    created = b'{"before": null, "after": {"id": 1, "name": "a"}, "source": {}, "op": "c"}'
+    batch = decoded(EventLog("things", format=Debezium()), records(created, None, b"{", created))
+    assert batch.events.select("_topic", "_partition", "_offset", "_op", "_sequence", "name").rows() == [
+        ("things", 2, 7, "upsert", 7, "a"),
+        ("things", 2, 8, "dropped", 8, None),
+        ("things", 2, 9, "quarantined", 9, None),
+        ("things", 2, 10, "upsert", 10, "a"),
+    ]
+    assert batch.rejects.select("_offset", "key", "value", "stage").rows() == [(9, b'{"id": 1}', b"{", "decode")]
+    later = batch.starting_at(9)
+    assert (later.start, later.end, later.events["_offset"].to_list()) == (9, 11, [9, 10])
+    assert batch.starting_at(10).rejects.equals(pl.DataFrame(schema=QUARANTINE))
+
+
+def test_a_record_time_that_is_no_date_is_unknown() -> None:
+    times = [-1, 0, 1_767_225_600_123, 2**62]
+    batch = decoded(EventLog("things", format=Json()), records(*[GOOD] * 4, timestamps=times))
+    assert batch.events["_changed_at"].to_list() == [
+        None,
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 1, 1, 0, 0, 0, 123000, tzinfo=UTC),
+        None,
+    ]
+
+
+def test_each_thread_decodes_with_a_decoder_of_its_own() -> None:
+    table = silver(EventLog("things", format=Json()))
+    built: list[Decoder] = []
+
+    def build() -> Decoder:
+        built.append(table.decoder())
+        return built[-1]
+
+    step = Decoding(build, table.schema)
+    threads = [threading.Thread(target=lambda: [step(records(GOOD)) for _ in range(3)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(built) == 2
