@@ -65,9 +65,9 @@ def decode_only() -> Dataflow:
     silver = pipeline().silvers[0]
     topic = silver.source.open(Settings.from_environment())
     unlimited = Limits(2**62, 2**62)
-    reading = Reading(topic, lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
+    reading = Reading(topic, topic.partitions(), lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")
-    records = op.input("read", flow, RecordSource(reading, Progress(), Stopping()))  # Records
+    records = op.input("read", flow, RecordSource(reading, Progress(dict), Stopping()))  # Records
     events = op.map("decode", records, Decoding(silver.decoder, silver.schema))  # EventBatch
     op.output("events", events, Discard())
     return flow

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from operators.measures import MeasureOverflowError
 from storage.errors import StorageError
 
 _log = logging.getLogger("goldwax")
@@ -11,9 +12,14 @@ _log = logging.getLogger("goldwax")
 
 @contextmanager
 def announced() -> Iterator[None]:
-    """Log a StorageError that leaves the block, and let it go on."""
+    """Log an error that leaves the block, in one line, and let it go on; the end of a source is none."""
     try:
         yield
-    except StorageError as error:
+    except StopIteration:
+        raise
+    except (StorageError, MeasureOverflowError) as error:
         _log.error("goldwax: stopped: %s", error)
+        raise
+    except Exception as error:
+        _log.error("goldwax: stopped by an unexpected %s: %s", type(error).__name__, error)
         raise

@@ -21,6 +21,7 @@ from flows.silver_stage import Handover, SilverStage
 from flows.sources import start_position
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
+from storage.errors import HoleError
 from storage.positions import partition_id
 from storage.records import Topic
 from storage.table import read_positions
@@ -54,9 +55,10 @@ def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
 
 
 def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
-    topic, progress, name = silver.source.open(run.settings), Progress(), silver.name
-    partitions = [partition_id(topic.name, partition) for partition in topic.partitions()]
-    reading = _reading(silver, topic, len(partitions), run)
+    topic, name = silver.source.open(run.settings), silver.name
+    reading = _reading(silver, topic, run)
+    partitions = [partition_id(topic.name, partition) for partition in reading.partitions]
+    progress = Progress(partial(read_positions, run.lake.silver(name), run.pipeline, partitions))
     reading.check()
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
@@ -82,17 +84,25 @@ def _keep_gold(kpi: Kpi, changes: Stream[Handover], run: Run) -> None:
     op.output(f"refreshed_{name}", refreshed, Discard())
 
 
-def _reading(silver: Silver, topic: Topic, partitions: int, run: Run) -> Reading:
-    staging = run.lake.staging(silver.name)
+def _reading(silver: Silver, topic: Topic, run: Run) -> Reading:
+    """Say how to read a topic: from where staging stands, or a new table from the declared start."""
+    staging, merged = run.lake.staging(silver.name), run.lake.silver(silver.name)
+    partitions = topic.partitions()
 
     def position(partition: int) -> int:
         name = partition_id(topic.name, partition)
-        held = read_positions(staging, run.pipeline, [name]).get(name)
-        return start_position(topic, partition, silver.source.start) if held is None else held
+        if (held := read_positions(staging, run.pipeline, [name]).get(name)) is not None:
+            return held
+        if reached := read_positions(merged, run.pipeline, [name]).get(name):
+            raise HoleError(
+                f"{staging}: the table is gone or new, while silver/{silver.name} has read {name} up to {reached}. "
+                "Restore it, or move the Silver and quarantine tables away too: all are then read anew from the topic"
+            )
+        return start_position(topic, partition, silver.source.start)
 
-    max_rows = run.batching.max_rows
-    limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // partitions), _IN_FLIGHT_BYTES // partitions)
-    return Reading(topic, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
+    max_rows, share = run.batching.max_rows, max(1, len(partitions))
+    limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // share), _IN_FLIGHT_BYTES // share)
+    return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
 
 
 def _rows(batch: EventBatch) -> int:

@@ -1,6 +1,6 @@
 """The flights of `flows.flights` over a Kafka topic.
 
-    python -m flows.flights_kafka              # fills the topic `flights`, once
+    python -m flows.flights_kafka              # fills the topic `flights`; again: what is missing of it
     python -m bytewax.run flows.flights_kafka
 
 The brokers come from `KAFKA_BOOTSTRAP_SERVERS`. The topic must exist, with four partitions, and keep old records
@@ -18,7 +18,10 @@ from flows import Kafka
 from flows.flight_events import flight_events
 from flows.flights import FORMAT, TOPIC, flights_from
 from flows.settings import Settings
+from flows.sources import LOCAL_BROKER
 from storage.errors import StorageError
+from storage.kafka_python_options import kafka_python_options
+from storage.kafka_settings import KafkaSettings
 
 pipeline = flights_from(Kafka(TOPIC, format=FORMAT))
 
@@ -29,19 +32,32 @@ def flow(tail: bool = True) -> Dataflow:  # noqa: FBT001, FBT002 - the engine's 
 
 
 def fill_topic(events: pl.DataFrame, settings: Settings) -> int:
-    """Send `events`, of the columns of `flight_events`, and return how many; none when the topic has records.
+    """Send those of `events`, of the columns of `flight_events`, that the topic does not hold yet; return how many.
 
-    Raises SourceError, KafkaError.
+    A partition's records are its events in order, so what is missing begins at its end offset. Raises SourceError,
+    KafkaError.
     """
     topic = pipeline.silvers[0].source.open(settings)
-    if any(topic.bounds(partition)[1] for partition in topic.partitions()):
-        return 0
-    producer = KafkaProducer(bootstrap_servers=settings.bootstrap_servers or "127.0.0.1:9092", linger_ms=50)
-    for partition, timestamp, key, value in events.iter_rows():
-        producer.send(TOPIC, value.encode(), key.encode(), partition=partition, timestamp_ms=timestamp)
-    producer.flush()
-    producer.close()
-    return events.height
+    missing = [events.filter(partition=partition).slice(topic.bounds(partition)[1]) for partition in topic.partitions()]
+    producer = _producer(settings)
+    try:
+        sent = [
+            producer.send(TOPIC, value.encode(), key.encode(), partition=partition, timestamp_ms=timestamp)
+            for rows in missing
+            for partition, timestamp, key, value in rows.iter_rows()
+        ]
+        producer.flush()
+        for answer in sent:
+            answer.get(timeout=0)  # raises what became of it
+    finally:
+        producer.close()
+    return len(sent)
+
+
+def _producer(settings: Settings) -> KafkaProducer:
+    servers = settings.bootstrap_servers or LOCAL_BROKER
+    options = kafka_python_options(KafkaSettings(servers, "kafka-python", settings.kafka_options))
+    return KafkaProducer(bootstrap_servers=servers, linger_ms=50, **options)
 
 
 def main() -> None:

@@ -6,14 +6,20 @@ from dataclasses import dataclass
 import polars as pl
 from deltalake import DeltaTable
 
-from flows.arrow import arrow_schema
 from flows.kpi import Kpi
 from flows.lake import Lake
+from flows.row_changes import row_changes
 from flows.silver_stage import Handover
 from flows.stage import advance
+from flows.tables import gold_table
+from operators.changes import Changes
+from operators.rollup import replacement
 from storage.change_feed import read_changes
-from storage.merge_writer import RewriteMergeWriter, RowChanges
-from storage.table import Commit, OwnedTable
+from storage.errors import HoleError
+from storage.merge_writer import RewriteMergeWriter
+from storage.table import Commit, OwnedTable, table_id
+
+_FEED_STEP = 20  # Silver versions read at a time, which bounds the memory of a catch-up
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +33,10 @@ class Refreshed:
 class GoldStage:
     """Refreshes the Gold table of one KPI; its position is the version of the Silver table it has seen.
 
-    Changes come handed over in memory. Where they do not continue at the position, the versions in between are read
-    from Silver's change feed first; a new table starts with all rows of Silver.
+    1. Changes come handed over in memory, and continue at the position.
+    2. Where they do not, the versions in between are read from Silver's change feed first.
+    3. A table that is new, was made by another declaration or from another Silver table, or whose missing versions
+       are gone from the feed, is made anew from all rows of Silver, in one commit.
     """
 
     def __init__(self, kpi: Kpi, lake: Lake, pipeline: str) -> None:
@@ -41,47 +49,68 @@ class GoldStage:
         return advance(lambda: self._refresh(handovers), self._open)
 
     def _open(self) -> None:
+        declaration = gold_table(self._kpi, self._pipeline, table_id(self._silver_uri))
+        self._table = OwnedTable(self._lake.gold(self._kpi.name), declaration)
         self._rollup = self._kpi.rollup()
-        self._table = OwnedTable(self._lake.gold(self._kpi.name), arrow_schema(self._rollup.schema), self._pipeline)
         self._writer = RewriteMergeWriter(self._table, self._rollup.grain)
-        self._position = self._table.positions([self._silver]).get(self._silver)
-        self._rollup.load(self._table.read())
+        self._position = self._table.positions([self._silver]).get(self._silver) if self._table.is_current else None
+        if self._position is not None:
+            self._rollup.load(self._table.read())
+
+    @property
+    def _silver_uri(self) -> str:
+        return self._lake.silver(self._silver)
 
     def _refresh(self, handovers: Sequence[Handover]) -> list[Refreshed]:
-        reached = self._position
-        before, after = [self._nothing()], [self._nothing()]
+        before = self._position
+        waiting: list[Handover] = []
         for handover in handovers:
-            if reached is None:
-                after.append(self._all_of_silver(handover.version))
-            elif handover.version > reached:
-                if handover.from_version != reached:
-                    missing = self._feed(reached, handover.from_version)
-                    before.append(missing.before)
-                    after.append(missing.after)
-                before.append(handover.before.select(self._rollup.inputs))
-                after.append(handover.after.select(self._rollup.inputs))
-            reached = max(handover.version, reached or 0)
-        if reached is None or reached == self._position:
-            return []
-        self._commit(pl.concat(before), pl.concat(after), reached)
-        return [Refreshed(self._kpi.name, reached)]
+            reached = waiting[-1].version if waiting else self._position
+            if reached is not None and handover.version <= reached:
+                continue
+            if handover.from_version == reached:
+                waiting.append(handover)
+            else:
+                self._take(waiting)
+                waiting = []
+                self._catch_up(handover.version)
+        self._take(waiting)
+        return [Refreshed(self._kpi.name, self._position)] if self._position not in (None, before) else []
 
-    def _commit(self, before: pl.DataFrame, after: pl.DataFrame, version: int) -> None:
+    def _take(self, handovers: Sequence[Handover]) -> None:
+        if handovers:
+            before = pl.concat([handover.before.select(self._rollup.inputs) for handover in handovers])
+            after = pl.concat([handover.after.select(self._rollup.inputs) for handover in handovers])
+            self._advance_to(handovers[-1].version, before, after)
+
+    def _catch_up(self, version: int) -> None:
+        if self._position is None:
+            self._make_anew(version)
+        while self._position is not None and self._position < version:
+            step = min(self._position + _FEED_STEP, version)
+            schema = pl.Schema({name: self._kpi.source.schema[name] for name in self._rollup.inputs})
+            try:
+                images = read_changes(self._silver_uri, self._position, step, schema)
+            except HoleError:
+                self._make_anew(version)
+            else:
+                self._advance_to(step, images.before, images.after)
+
+    def _advance_to(self, version: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
         changes = self._rollup.plan(before, after)
-        rows = RowChanges(changes.inserted, changes.updated_from, changes.updated_to, changes.deleted)
-        ledger = {"silver": self._silver, "from_version": self._position, "version": version}
-        self._writer.merge(rows, Commit({self._silver: version}, ledger))
+        self._commit(version, changes)
         self._rollup.apply(changes)
+
+    def _make_anew(self, version: int) -> None:
+        """Replace whatever the table holds by the KPI over all rows of Silver at `version`."""
+        silver = DeltaTable(self._silver_uri, version=version)
+        rollup = self._kpi.rollup()
+        rows = rollup.batch(pl.scan_delta(silver).select(rollup.inputs).collect())
+        self._commit(version, replacement(self._table.read(), rows, rollup.grain))
+        rollup.load(rows)
+        self._rollup = rollup
+
+    def _commit(self, version: int, changes: Changes) -> None:
+        ledger = {"silver": self._silver, "from_version": self._position, "version": version}
+        self._writer.merge(row_changes(changes), Commit({self._silver: version}, ledger))
         self._position = version
-
-    def _nothing(self) -> pl.DataFrame:
-        return pl.DataFrame(schema={name: self._kpi.source.schema[name] for name in self._rollup.inputs})
-
-    def _all_of_silver(self, version: int) -> pl.DataFrame:
-        table = DeltaTable(self._lake.silver(self._silver), version=version)
-        return pl.scan_delta(table).select(self._rollup.inputs).collect()
-
-    def _feed(self, after_version: int, version: int) -> Handover:
-        schema = self._nothing().schema
-        images = read_changes(self._lake.silver(self._silver), after_version, version, schema)
-        return Handover(self._silver, after_version, version, images.before, images.after)

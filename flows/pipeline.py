@@ -7,18 +7,17 @@ from datetime import timedelta
 
 from bytewax.dataflow import Dataflow
 
-from flows.arrow import arrow_schema
 from flows.dataflow import Run, build
-from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.lake import Lake
 from flows.logics import Batching
 from flows.names import checked_name
 from flows.settings import Settings
 from flows.silver import Silver
+from flows.tables import gold_table, quarantine_table, silver_table, staging_table
 from operators.schema import DeclarationError
 from storage.errors import StorageError
-from storage.table import check_table
+from storage.table_declaration import check_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +82,8 @@ class Pipeline:
     def _check(self, run: Run) -> None:
         """Find out now, with a clear message, what would stop the workers later."""
         for silver in self.silvers:
-            check_table(run.lake.staging(silver.name), arrow_schema(staging_schema(silver.schema)))
-            check_table(run.lake.quarantine(silver.name), arrow_schema(QUARANTINE))
-            check_table(run.lake.silver(silver.name), arrow_schema(silver.row_schema))
+            check_table(run.lake.staging(silver.name), staging_table(silver, self.name))
+            check_table(run.lake.quarantine(silver.name), quarantine_table(self.name))
+            check_table(run.lake.silver(silver.name), silver_table(silver, self.name))
         for kpi in self.kpis:
-            check_table(run.lake.gold(kpi.name), arrow_schema(kpi.rollup().schema))
+            check_table(run.lake.gold(kpi.name), gold_table(kpi, self.name))

@@ -1,6 +1,6 @@
 """The source of a dataflow: reads the partitions of one topic from where the staging table stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +25,7 @@ class Reading:
     """
 
     topic: Topic
+    partitions: Sequence[int]
     position: Callable[[int], int]
     tail: bool
     batch_records: int
@@ -32,7 +33,7 @@ class Reading:
 
     def check(self) -> None:
         """Find out now what would stop a worker when it opens a partition. Raises SourceError."""
-        for partition in self.topic.partitions():
+        for partition in self.partitions:
             first, end = self.topic.bounds(partition)
             position = self.position(partition)
             if not first <= position <= end:
@@ -50,13 +51,13 @@ class RecordSource(FixedPartitionedSource[Records, int]):
 
     def list_parts(self) -> list[str]:
         """Return the partition ids of the topic."""
-        topic = self._reading.topic
-        return [partition_id(topic.name, partition) for partition in topic.partitions()]
+        return [partition_id(self._reading.topic.name, partition) for partition in self._reading.partitions]
 
     def build_part(self, _step_id: str, for_part: str, _resume_state: int | None) -> "_RecordPartition":
         """Open one partition."""
         in_flight = InFlight(for_part, self._reading.limits, self._progress)
-        return _RecordPartition(self._reading, int(for_part.rpartition("/")[2]), in_flight, self._stopping)
+        with announced():
+            return _RecordPartition(self._reading, int(for_part.rpartition("/")[2]), in_flight, self._stopping)
 
 
 class _RecordPartition(StatefulSourcePartition[Records, int]):
@@ -68,7 +69,6 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         self._reader = topic.reader(partition, self._position)
         self._batch_records = reading.batch_records
         self._in_flight, self._stopping = in_flight, stopping
-        self._epoch_ended = False
         self._awake: datetime | None = None
 
     def next_batch(self) -> list[Records]:
@@ -78,9 +78,6 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
             return [opening]
         if self._stopping.requested or (self._end is not None and self._position >= self._end):
             raise StopIteration
-        if self._epoch_ended:
-            self._epoch_ended = False
-            self._in_flight.settle_all()
         if not self._in_flight.has_room():
             self._awake = datetime.now(UTC) + _IDLE
             return []
@@ -100,7 +97,6 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         return self._awake
 
     def snapshot(self) -> int:
-        self._epoch_ended = True
         return self._position
 
     def close(self) -> None:

@@ -5,18 +5,19 @@ from dataclasses import asdict, dataclass
 
 import polars as pl
 
-from flows.arrow import arrow_schema
 from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.in_flight import Progress
 from flows.lake import Lake
+from flows.row_changes import row_changes
 from flows.silver import Silver
 from flows.stage import advance
+from flows.tables import silver_table
 from operators.changes import Changes
 from operators.scd1 import Plan, Scd1
-from storage.merge_writer import MergeResult, RewriteMergeWriter, RowChanges
-from storage.positions import take_from
-from storage.staging import read_deletes, read_range
-from storage.table import Commit, OwnedTable
+from storage.merge_writer import MergeResult, RewriteMergeWriter
+from storage.positions import Range, take_from
+from storage.staging import first_staged, read_deletes, read_range
+from storage.table import Commit, OwnedTable, read_positions
 
 _DONE = ("quarantined", "dropped")
 
@@ -50,41 +51,41 @@ class SilverStage:
         self._open()
 
     def advance(self, batches: Sequence[EventBatch]) -> list[Handover]:
-        """Merge what is new of `batches`, reading from staging what is missing before them."""
-        done = [self._merged(list(piece)) for piece in self._pieces(batches)]
+        """Merge what is new of `batches`, after what only staging holds of the records before them.
+
+        Only the last commit is handed over with its images; a later stage reads the others from the change feed.
+        """
+        for missing in self._missing(batches):
+            self._merged([missing])
+        done = self._merged(batches)
         for batch in batches:
             self._progress.settle(batch.range)
-        return done
+        return [done]
 
     def _open(self) -> None:
-        self._table = OwnedTable(
-            self._lake.silver(self._silver.name),
-            arrow_schema(self._silver.row_schema),
-            self._pipeline,
-            change_feed=True,
-        )
+        uri = self._lake.silver(self._silver.name)
+        self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.positions(self._partitions)
         self._writer = RewriteMergeWriter(self._table, self._silver.keys)
         self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys)
         self._state.load(self._table.read())
-        self._state.load_deletes(*read_deletes(self._staging, self._positions_by_partition()))
+        self._state.load_deletes(*read_deletes(self._staging, self._positions))
 
     @property
     def _staging(self) -> str:
         return self._lake.staging(self._silver.name)
 
-    def _positions_by_partition(self) -> dict[int, int]:
-        return {int(name.rpartition("/")[2]): position for name, position in self._positions.items()}
-
-    def _pieces(self, batches: Sequence[EventBatch]) -> Iterator[Sequence[EventBatch]]:
-        """Yield what to merge in one commit each: first what only staging holds, then `batches`."""
-        first = {batch.range.partition_id: batch for batch in reversed(batches)}
-        for batch in first.values():
-            held = self._positions.get(batch.range.partition_id)
-            if held is None or held < batch.start:
-                for start, end, rows in read_range(self._staging, batch.partition, held, batch.start):
-                    yield [EventBatch(batch.topic, batch.partition, start, end, rows, pl.DataFrame(schema=QUARANTINE))]
-        yield batches
+    def _missing(self, batches: Sequence[EventBatch]) -> Iterator[EventBatch]:
+        """Yield what staging holds between our positions and the first batch of each partition."""
+        firsts = {batch.range.partition_id: batch for batch in reversed(batches)}
+        for name, batch in firsts.items():
+            if self._positions.get(name, -1) >= batch.start:
+                continue
+            first = read_positions(self._staging, self._pipeline, [first_staged(name)])[first_staged(name)]
+            wanted = Range(name, self._positions.get(name, first), batch.start)
+            for start, end, rows in read_range(self._staging, wanted, first):
+                rejects = pl.DataFrame(schema=QUARANTINE)
+                yield EventBatch(batch.topic, batch.partition, start, end, rows, rejects)
 
     def _merged(self, batches: Sequence[EventBatch]) -> Handover:
         return advance(lambda: self._merge(batches), self._open)
@@ -97,7 +98,7 @@ class SilverStage:
         events = pl.concat([batch.events for batch in fresh])
         plan = self._state.plan(events.filter(~pl.col("_op").is_in(_DONE)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
-        result = self._writer.merge(_row_changes(plan.changes), Commit(ends, _ledger(fresh, events, plan)))
+        result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, events, plan)))
         self._state.apply(plan)
         self._positions |= ends
         return _handover(self._silver.name, plan.changes, result)
@@ -110,10 +111,6 @@ class SilverStage:
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
         return fresh
-
-
-def _row_changes(changes: Changes) -> RowChanges:
-    return RowChanges(changes.inserted, changes.updated_from, changes.updated_to, changes.deleted)
 
 
 def _ledger(batches: Sequence[EventBatch], events: pl.DataFrame, plan: Plan) -> dict[str, object]:

@@ -18,7 +18,7 @@ Start = Literal["earliest", "latest"] | datetime | int
 """Where a table without a position begins: the first or the end offset, the first record at or after an instant
 with a zone, or an offset of every partition. A table that has a position goes on there."""
 
-_LOCAL_BROKER = "127.0.0.1:9092"
+LOCAL_BROKER = "127.0.0.1:9092"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Kafka:
 
     def open(self, settings: Settings) -> Topic:
         """Return the topic to read. Connects to nothing yet."""
-        servers = self.bootstrap_servers or settings.bootstrap_servers or _LOCAL_BROKER
+        servers = self.bootstrap_servers or settings.bootstrap_servers or LOCAL_BROKER
         options = {**self.options, **settings.kafka_options}
         return kafka_topic(KafkaSettings(servers, self.client, options), self.topic)
 

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from flows.arrow import arrow_schema
-from flows.event_batch import QUARANTINE, EventBatch, joined_ranges, staging_schema
+from flows.event_batch import EventBatch, joined_ranges
 from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
+from flows.tables import quarantine_table, staging_table
 from storage.positions import take_from
+from storage.staging import first_staged
 from storage.table import Commit, OwnedTable
 
 
@@ -19,14 +20,18 @@ class _AppendTable:
     def __init__(self, table: OwnedTable, partitions: Iterable[str]) -> None:
         self._table = table
         self._positions = table.positions(partitions)
-        self._asked = set(partitions)
 
     def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
-        """Return what is new to the table; batches of one partition follow each other. Raises HoleError."""
+        """Return what is new to the table; of a batch it holds already, the empty rest, which says how far it is.
+
+        Batches of one partition follow each other. Raises HoleError.
+        """
         positions, fresh = dict(self._positions), []
         for batch in batches:
             start = take_from(positions.get(batch.range.partition_id), batch.range)
-            if start is not None:
+            if start is None:
+                fresh.append(batch.starting_at(batch.end))
+            else:
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
         return fresh
@@ -42,7 +47,10 @@ class _AppendTable:
 
     def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: dict[str, int]) -> None:
         ends = {batch.range.partition_id: batch.end for batch in batches}
-        self._table.append(rows, Commit(ends, {"ranges": joined_ranges(batches), **counts}))
+        firsts = {
+            first_staged(batch.range.partition_id): batch.start for batch in reversed(batches) if self.is_new(batch)
+        }
+        self._table.append(rows, Commit(ends | firsts, {"ranges": joined_ranges(batches), **counts}))
         self._positions |= ends
 
 
@@ -62,11 +70,11 @@ class StagingStage:
         return advance(lambda: self._commit(batches), self._open)
 
     def _open(self) -> None:
-        self._staging = self._table(self._lake.staging(self._silver.name), staging_schema(self._silver.schema))
-        self._quarantine = self._table(self._lake.quarantine(self._silver.name), QUARANTINE)
-
-    def _table(self, uri: str, schema: pl.Schema) -> _AppendTable:
-        return _AppendTable(OwnedTable(uri, arrow_schema(schema), self._pipeline), self._partitions)
+        name, pipeline = self._silver.name, self._pipeline
+        staging = OwnedTable(self._lake.staging(name), staging_table(self._silver, pipeline))
+        quarantine = OwnedTable(self._lake.quarantine(name), quarantine_table(pipeline))
+        self._staging = _AppendTable(staging, self._partitions)
+        self._quarantine = _AppendTable(quarantine, self._partitions)
 
     def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
         fresh = self._staging.fresh(batches)

@@ -32,7 +32,3 @@ class Changes:
         """The rows that are new or take the place of others."""
         return pl.concat([self.inserted, self.updated_to])
 
-
-def join_changes(parts: list[Changes]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return all before-images and all after-images of successive changes; a row in between is in both."""
-    return pl.concat([part.before for part in parts]), pl.concat([part.after for part in parts])

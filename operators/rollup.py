@@ -150,3 +150,14 @@ def _signed(rows: pl.DataFrame, columns: Sequence[str], sign: int) -> pl.DataFra
 
 def _distinct(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
+
+
+def replacement(held: pl.DataFrame, wanted: pl.DataFrame, grain: Sequence[str]) -> Changes:
+    """Return the changes that turn the rows `held` into `wanted`, both at most one a group."""
+    known = wanted.select(grain).join(held, on=list(grain), how="inner", nulls_equal=True, maintain_order="left")
+    return Changes(
+        inserted=wanted.join(held, on=list(grain), how="anti", nulls_equal=True),
+        updated_from=known.select(wanted.columns),
+        updated_to=wanted.join(held, on=list(grain), how="semi", nulls_equal=True, maintain_order="left"),
+        deleted=held.join(wanted, on=list(grain), how="anti", nulls_equal=True).select(wanted.columns),
+    )

@@ -23,11 +23,6 @@ class RowStore:
     def __len__(self) -> int:
         return self._height
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in Arrow buffers."""
-        return sum(run.nbytes for run in self._runs)
-
     def append(self, rows: pl.DataFrame) -> int:
         """Add rows at the end and return the number of the first."""
         first = self._height

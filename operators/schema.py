@@ -71,13 +71,22 @@ def parse_type(text: str) -> pl.DataType:
 
 def parse_schema(declared: Mapping[str, str]) -> Schema:
     """Return the typed columns of a declaration, in its order; technical names (leading ``_``) are refused."""
-    for name in declared:
+    _check_names(declared)
+    try:
+        return {name: parse_type(text) for name, text in declared.items()}
+    except DeclarationError as error:
+        raise DeclarationError(f"schema {dict(declared)!r}: {error}") from None
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
         if not name or name.startswith("_"):
             raise DeclarationError(
                 f"column {name!r}: expected a name that is not empty and has no leading underscore; "
                 "those are kept for technical columns. Rename the column"
             )
-    try:
-        return {name: parse_type(text) for name, text in declared.items()}
-    except DeclarationError as error:
-        raise DeclarationError(f"schema {dict(declared)!r}: {error}") from None
+        if name.startswith("^") and name.endswith("$"):
+            raise DeclarationError(f"column {name!r}: such a name reads as a pattern of columns. Rename the column")
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise DeclarationError(f"columns {other!r} and {name!r}: Delta does not tell them apart. Rename one")

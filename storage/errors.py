@@ -8,6 +8,7 @@ StorageError
     │   ├── UnknownTopicError
     │   └── OffsetLostError     the next offset to read no longer exists
     ├── TableMismatchError    a table at this path is not the declared one
+    ├── UnreadableTableError  a table's log cannot be read
     ├── UnwritableError       the lake cannot be written
     ├── HoleError             a range of records is missing between position and batch
     └── FencedError           a newer owner writes this table
@@ -56,3 +57,7 @@ class FencedError(TerminalError):
 
 class UnwritableError(TerminalError):
     """The lake cannot be written."""
+
+
+class UnreadableTableError(TerminalError):
+    """A table's log cannot be read."""

@@ -130,7 +130,7 @@ def _problem(line: bytes) -> str | None:
         return "it does not begin with '{'"
     try:
         envelope = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"it is not JSON ({error})"
     for field in _TEXT_FIELDS:
         text = envelope.get(field)
@@ -182,7 +182,7 @@ def _line_headers(line: bytes, row: int) -> Headers | None:
     # Pairs instead of a dict: a header name may come twice.
     try:
         fields = dict(json.loads(line, object_pairs_hook=list))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MalformedLineError(row, f"it is not JSON ({error})") from error
     plain = _header_pairs(fields.get("headers"), "headers", row)
     encoded = _header_pairs(fields.get("headers_base64"), "headers_base64", row)

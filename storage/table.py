@@ -1,7 +1,7 @@
 """A Delta table with one owner: commits that carry positions, a ledger and the owner's epoch.
 
-1. *Open.* Create the table, or check that the one there has the declared columns. Read the owner epoch it holds;
-   ours is the next one.
+1. *Open.* Create the table, or check that the one there is ours (`table_declaration`). Read the owner epoch it
+   holds; ours is the next one.
 2. *Commit.* Rows, positions (`txn` actions) and ledger (`commitInfo`) are one Delta commit, made only if nobody
    committed since this handle was opened: a strict compare-and-set on the table version.
 3. *Unknown outcome.* Any exception means that the commit may or may not have happened. The caller opens the table
@@ -12,25 +12,23 @@ Sources: Delta protocol, "Transaction Identifiers" and "Commit Provenance Inform
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from deltalake import (
     CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
-    Schema,
     Transaction,
     write_deltalake,
 )
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
-from storage.errors import CommitRaceError, FencedError, TableMismatchError, TransientError, UnwritableError
+from storage.errors import CommitRaceError, FencedError, TransientError, UnwritableError
 from storage.positions import Positions
+from storage.table_declaration import Declaration, check_handle, check_writable, is_current, open_handle
 
 LEDGER = "goldwax.ledger"
 """Key of `commitInfo` that holds the ledger of a commit, as JSON."""
@@ -56,13 +54,18 @@ class OwnedTable:
     `version` is the version our state describes: the one that was opened, or our last commit.
     """
 
-    def __init__(self, uri: str, schema: pa.Schema, pipeline: str, *, change_feed: bool = False) -> None:
+    def __init__(self, uri: str, declaration: Declaration) -> None:
         self.uri = uri
-        self._pipeline = pipeline
-        self._handle = _open_or_create(uri, schema, change_feed=change_feed)
+        self._declaration = declaration
+        self._handle = _open_or_create(uri, declaration)
         self.version: int = self._handle.version()
         self._epoch = (self._transaction("owner") or 0) + 1
         self._commits = 0
+
+    @property
+    def is_current(self) -> bool:
+        """Tell whether the rows were made by our definition; a table nobody has written to has none."""
+        return is_current(self._handle, self._declaration)
 
     @property
     def handle(self) -> DeltaTable:
@@ -105,12 +108,16 @@ class OwnedTable:
         """Return what makes a deltalake write ours: positions, epoch, ledger, and no silent retry over others."""
         transactions = [Transaction(self._app_id(name), position) for name, position in commit.positions.items()]
         return CommitProperties(
-            app_transactions=[*transactions, Transaction(self._app_id("owner"), self._epoch)],
+            app_transactions=[
+                *transactions,
+                Transaction(self._app_id("owner"), self._epoch),
+                Transaction(self._app_id("definition"), self._declaration.digest),
+            ],
             custom_metadata={LEDGER: json.dumps(commit.ledger, separators=(",", ":"))},
             max_commit_retries=0,
         )
 
-    def committing(self, write: Any) -> None:
+    def committing(self, write: Callable[[], object]) -> None:
         """Run a write that makes exactly one commit, and follow it.
 
         Raises CommitRaceError when someone else committed first, FencedError when that was a newer owner, and
@@ -125,6 +132,7 @@ class OwnedTable:
                 f"{self.uri}: another commit came before ours at version {self.version + 1}"
             ) from error
         except (DeltaError, OSError) as error:
+            self._check_owner()
             raise TransientError(f"{self.uri}: the outcome of a commit is unknown: {error}") from error
         if self._handle.version() != self.version + 1:
             self._check_owner()
@@ -141,11 +149,11 @@ class OwnedTable:
         if epoch > self._epoch:
             raise FencedError(
                 f"{self.uri}: owner epoch {epoch} is newer than ours, {self._epoch}: another process of pipeline "
-                f"{self._pipeline!r} has taken this table over. Keep one of them running; this one stops"
+                f"{self._declaration.pipeline!r} has taken this table over. Keep one of them running; this one stops"
             )
 
     def _app_id(self, name: str) -> str:
-        return f"{self._pipeline}/{name}"
+        return self._declaration.transaction_id(name)
 
     def _transaction(self, name: str) -> int | None:
         version: int | None = self._handle.transaction_version(self._app_id(name))
@@ -154,76 +162,33 @@ class OwnedTable:
 
 def read_positions(uri: str, pipeline: str, names: Iterable[str]) -> dict[str, int]:
     """Return the positions that a table holds without opening it for writing; none when there is no table."""
-    try:
-        handle = DeltaTable(uri)
-    except TableNotFoundError:
+    handle = open_handle(uri)
+    if handle is None:
         return {}
     held = {name: handle.transaction_version(f"{pipeline}/{name}") for name in names}
     return {name: position for name, position in held.items() if position is not None}
 
 
-def check_table(uri: str, schema: pa.Schema) -> None:
-    """Check that a table can be, or already is, what is declared, without creating it.
-
-    Raises TableMismatchError, UnwritableError.
-    """
-    try:
-        _check_columns(uri, DeltaTable(uri).schema(), schema)
-    except TableNotFoundError:
-        _check_writable(uri)
+def table_id(uri: str) -> str:
+    """Return the id that a table got when it was made; a table made anew at the same path has another."""
+    return str(DeltaTable(uri).metadata().id)
 
 
-def _open_or_create(uri: str, schema: pa.Schema, *, change_feed: bool) -> DeltaTable:
-    try:
-        handle = DeltaTable(uri)
-    except TableNotFoundError:
-        _check_writable(uri)
-        handle = _create(uri, schema, change_feed=change_feed)
-    _check_columns(uri, handle.schema(), schema)
+def _open_or_create(uri: str, declaration: Declaration) -> DeltaTable:
+    handle = open_handle(uri)
+    if handle is None:
+        check_writable(uri)
+        handle = _create(uri, declaration)
+    check_handle(uri, handle, declaration)
     return handle
 
 
-def _create(uri: str, schema: pa.Schema, *, change_feed: bool) -> DeltaTable:
+def _create(uri: str, declaration: Declaration) -> DeltaTable:
     configuration = {
         "delta.checkpointInterval": str(_REOPEN_EVERY),
-        "delta.enableChangeDataFeed": str(change_feed).lower(),
+        "delta.enableChangeDataFeed": str(declaration.change_feed).lower(),
     }
     try:
-        return DeltaTable.create(uri, schema, mode="ignore", configuration=configuration)
+        return DeltaTable.create(uri, declaration.schema, mode="ignore", configuration=configuration)
     except (DeltaError, OSError) as error:
         raise UnwritableError(f"{uri}: the table cannot be created: {error}") from error
-
-
-def _check_writable(uri: str) -> None:
-    if "://" in uri:
-        return  # an object store says so at the first write
-    try:
-        Path(uri).mkdir(parents=True, exist_ok=True)
-        probe = Path(uri) / ".goldwax-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UnwritableError(
-            f"{uri}: cannot write here ({error.strerror}); expected a directory this user may write to. "
-            "Set GOLDWAX_LAKE, or the pipeline's `lake`, to one"
-        ) from error
-
-
-def _check_columns(uri: str, found: Schema, declared: pa.Schema) -> None:
-    expected = _columns(Schema.from_arrow(declared))
-    actual = _columns(found)
-    if actual == expected:
-        return
-    lines = [
-        f"{name}: found {actual.get(name, 'nothing')}, declared {expected.get(name, 'nothing')}"
-        for name in [*expected, *(name for name in actual if name not in expected)]
-        if actual.get(name) != expected.get(name)
-    ]
-    raise TableMismatchError(
-        f"{uri}: a table with other columns is already here ({'; '.join(lines) or 'their order differs'}). "
-        "Point the pipeline at another lake or name, or move that table away"
-    )
-
-
-def _columns(schema: Schema) -> dict[str, str]:
-    return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema.to_json())["fields"]}

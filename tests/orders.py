@@ -1,13 +1,14 @@
 """A small pipeline of orders for tests that run the real engine, and the events it reads.
 
 Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_MAX_ROWS` how many rows a
-commit waits for. The lake, the event log and the brokers come from goldwax's own settings.
+commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_COUNTED` and `TEST_PIPELINE` change the declaration. The lake, the
+event log and the brokers come from goldwax's own settings.
 """
 
 import json
 import os
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta  # noqa: F401 - TEST_START uses them
 
 from bytewax.dataflow import Dataflow
 
@@ -28,8 +29,10 @@ KPIS = ("revenue_by_country_hour", "orders_by_country")
 
 def pipeline() -> Pipeline:
     topic = os.environ.get("TEST_TOPIC", "orders")
-    source = Kafka(topic, format=FORMAT) if os.environ.get("TEST_SOURCE") == "kafka" else EventLog(topic, format=FORMAT)
-    orders = Silver("orders", source=source, schema=SCHEMA, keys=["order_id"])
+    start = eval(os.environ.get("TEST_START", "'earliest'"))  # noqa: S307 - our own tests
+    kind = Kafka if os.environ.get("TEST_SOURCE") == "kafka" else EventLog
+    source = kind(topic, format=FORMAT, start=start)
+    orders = Silver("orders", source=source, schema=SCHEMA, keys=[os.environ.get("TEST_KEYS", "order_id")])
     hourly = Kpi(
         KPIS[0],
         source=orders,
@@ -37,9 +40,11 @@ def pipeline() -> Pipeline:
         group_by=["country"],
         measures={"revenue": Sum("amount"), "orders": Count(), "mean_weight": Mean("weight")},
     )
-    total = Kpi(KPIS[1], source=orders, group_by=["country"], measures={"orders": Count(), "weight": Sum("weight")})
+    counted = Count(os.environ.get("TEST_COUNTED"))
+    total = Kpi(KPIS[1], source=orders, group_by=["country"], measures={"orders": counted, "weight": Sum("weight")})
     max_rows = int(os.environ.get("TEST_MAX_ROWS", "100000"))
-    return Pipeline("shop", tables=[orders, hourly, total], max_rows=max_rows, max_delay=timedelta(milliseconds=20))
+    name = os.environ.get("TEST_PIPELINE", "shop")
+    return Pipeline(name, tables=[orders, hourly, total], max_rows=max_rows, max_delay=timedelta(milliseconds=20))
 
 
 def flow(tail: bool = False) -> Dataflow:  # noqa: FBT001, FBT002 - passed by the engine's command line

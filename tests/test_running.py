@@ -1,5 +1,6 @@
 """The engine as users run it: one process, threads, a cluster on loopback, with recovery; stopped and resumed."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from storage.event_log_writer import EventLogWriter
+from storage.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import (
     Engine,
@@ -20,6 +21,7 @@ from tests.engine import (
 )
 
 COUNT = 20_000
+Tables = dict[str, pl.DataFrame]
 
 
 def write_events(directory: Path, count: int = COUNT, seed: int = 1) -> None:
@@ -36,7 +38,7 @@ def events_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(events_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pl.DataFrame]:
+def expected(events_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Return the tables of one uninterrupted run."""
     engine = Engine(tmp_path_factory.mktemp("expected"), {"GOLDWAX_EVENTS": str(events_directory)})
     engine.run()
@@ -46,7 +48,7 @@ def expected(events_directory: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize("arguments", [("-w", "2"), ("-r",), ("-w", "2", "-r")], ids=" ".join)
 def test_workers_and_recovery_change_no_row(
-    arguments: tuple[str, ...], events_directory: Path, expected: dict[str, pl.DataFrame], tmp_path: Path
+    arguments: tuple[str, ...], events_directory: Path, expected: Tables, tmp_path: Path
 ) -> None:
     if arguments[-1] == "-r":
         arguments = (*arguments[:-1], *with_recovery(tmp_path / "recovery"))
@@ -56,15 +58,14 @@ def test_workers_and_recovery_change_no_row(
     assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
 
 
-def test_a_cluster_of_two_processes_changes_no_row(
-    events_directory: Path, expected: dict[str, pl.DataFrame], tmp_path: Path
-) -> None:
+def test_a_cluster_of_two_processes_changes_no_row(events_directory: Path, expected: Tables, tmp_path: Path) -> None:
     addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
     engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory), "TEST_MAX_ROWS": "3000"})
     processes = [engine.start(arguments=("-i", str(number), "-a", addresses)) for number in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert_same_tables(tables(engine.lake), expected)
+    assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -91,9 +92,7 @@ def test_a_stop_drains_and_exits_with_0_and_the_next_run_goes_on(
     assert_every_record_once(engine.lake, event_log_ends(events / "orders"))
 
 
-def test_a_lost_table_is_filled_from_the_layer_below(
-    events_directory: Path, expected: dict[str, pl.DataFrame], tmp_path: Path
-) -> None:
+def test_a_lost_table_is_filled_from_the_layer_below(events_directory: Path, expected: Tables, tmp_path: Path) -> None:
     """Silver and Gold are derived: without them, and without the topic's old records, they come back the same."""
     engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory)})
     engine.run()
@@ -102,6 +101,69 @@ def test_a_lost_table_is_filled_from_the_layer_below(
     (engine.lake / "gold/revenue_by_country_hour").rename(tmp_path / "hourly")
     engine.run()
     assert_same_tables(tables(engine.lake), expected)
+
+
+def test_gold_is_made_anew_when_silver_is(events_directory: Path, expected: Tables, tmp_path: Path) -> None:
+    """A new Silver table counts its versions from 0 again; Gold must not take them for ones it has seen."""
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory)})
+    engine.run(TEST_MAX_ROWS="1000")
+    (engine.lake / "silver/orders").rename(tmp_path / "lost")
+    engine.run()
+    assert_same_tables(tables(engine.lake), expected)
+
+
+def test_a_kpi_declared_otherwise_is_made_anew(events_directory: Path, expected: Tables, tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory)})
+    engine.run(TEST_COUNTED="country")
+    assert not tables(engine.lake)["gold/orders_by_country"].equals(expected["gold/orders_by_country"])
+    engine.run()
+    assert_same_tables(tables(engine.lake), expected)
+
+
+def test_another_pipeline_on_the_same_lake_is_refused(events_directory: Path, tmp_path: Path) -> None:
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory)})
+    engine.run()
+    before = tables(engine.lake)
+    for other, message in (("TEST_PIPELINE", "has not written"), ("TEST_KEYS", "made by another declaration")):
+        process = engine.start(tail=False, arguments=(), **{other: "country"})
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert message in output
+    assert_same_tables(tables(engine.lake), before)
+
+
+def test_a_lost_staging_table_stops_the_run_until_silver_goes_too(
+    events_directory: Path, expected: Tables, tmp_path: Path
+) -> None:
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory)})
+    engine.run()
+    (engine.lake / "staging/orders").rename(tmp_path / "staging")
+    output, _ = engine.start().communicate(timeout=60)
+    assert "staging/orders: the table is gone or new, while silver/orders has read orders/0 up to" in output
+    (engine.lake / "silver/orders").rename(tmp_path / "silver")
+    (engine.lake / "quarantine/orders").rename(tmp_path / "quarantine")
+    engine.run()
+    assert_same_tables(tables(engine.lake), expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected_offsets"),
+    [("'latest'", []), ("7", [7, 8, 9]), ("datetime.fromtimestamp(1_700_000_005, UTC)", [5, 6, 7, 8, 9])],
+)
+def test_a_new_table_starts_where_it_is_declared_to_and_then_goes_on(
+    start: str, expected_offsets: list[int], tmp_path: Path
+) -> None:
+    """What arrives between the first start and the first record is not skipped, whatever the start."""
+    events = tmp_path / "events"
+    with EventLogWriter(events, "orders") as writer:
+        writer.append(_numbered(range(10)))
+        engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events), "TEST_START": start})
+        engine.run()
+        writer.append(_numbered(range(10, 12)))
+    engine.run()
+    staged = pl.scan_delta(str(engine.lake / "staging/orders")).collect()
+    assert sorted(staged["_offset"]) == [*expected_offsets, 10, 11]
+    assert pl.scan_delta(str(engine.lake / "silver/orders")).collect().height == len(expected_offsets) + 2
 
 
 def test_a_second_run_finds_nothing_to_do(events_directory: Path, tmp_path: Path) -> None:
@@ -120,3 +182,11 @@ def _wait_until_staged(lake: Path, count: int) -> None:
         if list((lake / "silver/orders/_delta_log").glob("*1.json")):
             staged = pl.scan_delta(str(lake / "staging/orders")).select(pl.len()).collect().item()
     assert staged == count
+
+
+def _numbered(numbers: range) -> list[NewRecord]:
+    """Return orders, one a second."""
+    return [
+        NewRecord(None, json.dumps({"op": "upsert", "order_id": 3 * n}).encode(), 1_700_000_000_000 + 1000 * n)
+        for n in numbers
+    ]

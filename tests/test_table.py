@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 
 from storage import staging
 from storage.change_feed import read_changes
-from storage.errors import CommitRaceError, FencedError, HoleError, TableMismatchError, TransientError, UnwritableError
+from storage.errors import (
+    CommitRaceError,
+    FencedError,
+    HoleError,
+    TableMismatchError,
+    TransientError,
+    UnreadableTableError,
+    UnwritableError,
+)
 from storage.merge_writer import MergeResult, RewriteMergeWriter, RowChanges
+from storage.positions import Range
 from storage.staging import read_deletes, read_range
-from storage.table import LEDGER, Commit, OwnedTable, check_table, read_positions
+from storage.table import LEDGER, Commit, OwnedTable, read_positions
+from storage.table_declaration import Declaration, check_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,12 +39,16 @@ def arrow(schema: pl.Schema) -> pa.Schema:
     return pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
 
 
+def declared(schema: pl.Schema, pipeline: str = "hotel", definition: str = "", **more: bool) -> Declaration:
+    return Declaration(arrow(schema), pipeline, definition, **more)
+
+
 def rooms(*rows: Row) -> pl.DataFrame:
     return pl.DataFrame(rows, ROOMS, orient="row")
 
 
 def open_rooms(path: Path) -> OwnedTable:
-    return OwnedTable(str(path), arrow(ROOMS), "hotel", change_feed=True)
+    return OwnedTable(str(path), declared(ROOMS, change_feed=True))
 
 
 def held(path: Path) -> list[Row]:
@@ -158,10 +172,28 @@ def test_a_table_with_other_columns_is_refused_and_they_are_named(tmp_path: Path
         "the floor's: found long, declared integer; price: found nothing, declared decimal.9,2.; GUEST: found string"
     )
     with pytest.raises(TableMismatchError, match=columns):
-        OwnedTable(str(tmp_path / "rooms"), arrow(other), "hotel")
+        OwnedTable(str(tmp_path / "rooms"), declared(other))
     with pytest.raises(TableMismatchError, match=columns):
-        check_table(str(tmp_path / "rooms"), arrow(other))
-    check_table(str(tmp_path / "rooms"), arrow(ROOMS))
+        check_table(str(tmp_path / "rooms"), declared(other))
+    check_table(str(tmp_path / "rooms"), declared(ROOMS))
+
+
+def test_a_table_that_another_pipeline_or_declaration_made_is_refused(tmp_path: Path) -> None:
+    uri = str(tmp_path / "rooms")
+    OwnedTable(uri, declared(ROOMS, definition="keys GUEST")).append(rooms(("1a", 1, "Ada")), Commit({"desk/0": 1}))
+    with pytest.raises(TableMismatchError, match="pipeline 'motel' has not written"):
+        OwnedTable(uri, declared(ROOMS, pipeline="motel", definition="keys GUEST"))
+    with pytest.raises(TableMismatchError, match=r"made by another declaration than \(keys Room\)"):
+        check_table(uri, declared(ROOMS, definition="keys Room"))
+    assert OwnedTable(uri, declared(ROOMS, definition="keys GUEST")).is_current
+    assert not OwnedTable(uri, declared(ROOMS, definition="keys Room", derived=True)).is_current
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    open_rooms(tmp_path / "rooms")
+    (tmp_path / "rooms/_delta_log/00000000000000000000.json").write_text("{")
+    with pytest.raises(UnreadableTableError, match="rooms: the Delta log cannot be read"):
+        open_rooms(tmp_path / "rooms")
 
 
 @pytest.mark.parametrize("where", ["a file", "/proc/nowhere"])
@@ -169,13 +201,13 @@ def test_a_lake_that_cannot_be_written_says_so_before_anything_starts(tmp_path: 
     (tmp_path / "a file").touch()
     lake = str(tmp_path / where / "rooms")
     with pytest.raises(UnwritableError, match=r"cannot write here .*Set GOLDWAX_LAKE"):
-        OwnedTable(lake, arrow(ROOMS), "hotel")
+        OwnedTable(lake, declared(ROOMS))
     with pytest.raises(UnwritableError, match=r"cannot write here .*Set GOLDWAX_LAKE"):
-        check_table(lake, arrow(ROOMS))
+        check_table(lake, declared(ROOMS))
 
 
 def test_checking_a_table_that_is_not_there_leaves_no_table_behind(tmp_path: Path) -> None:
-    check_table(str(tmp_path / "lake" / "rooms"), arrow(ROOMS))
+    check_table(str(tmp_path / "lake" / "rooms"), declared(ROOMS))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -256,11 +288,19 @@ def test_a_table_stays_right_over_many_commits_of_one_owner(tmp_path: Path) -> N
     assert read_changes(str(path), 0, 25, ROOMS).after.height == 1 + 2 * 20
 
 
-STAGED = pl.Schema({"_partition": pl.Int32(), "_offset": pl.Int64(), "_op": pl.String(), "_sequence": pl.Int64()})
+STAGED = pl.Schema(
+    {
+        "_topic": pl.String(),
+        "_partition": pl.Int32(),
+        "_offset": pl.Int64(),
+        "_op": pl.String(),
+        "_sequence": pl.Int64(),
+    }
+)
 
 
 def stage(path: Path, *batches: list[Row]) -> str:
-    table = OwnedTable(str(path), arrow(STAGED), "hotel")
+    table = OwnedTable(str(path), declared(STAGED))
     for batch in batches:
         table.append(pl.DataFrame(batch, STAGED, orient="row"), Commit({}))
     return str(path)
@@ -272,18 +312,21 @@ def test_a_range_is_read_back_without_gaps_in_order_and_in_bounded_steps(
     monkeypatch.setattr(staging, "_STEP", 4)
     uri = stage(
         tmp_path / "staging",
-        [(0, offset, "upsert", 0) for offset in (7, 3, 6)],
-        [(1, 5, "upsert", 0), (0, 16, "upsert", 0), (0, 8, "upsert", 0)],
+        [("desk", 0, offset, "upsert", 0) for offset in (7, 3, 6)],
+        [("desk", 1, 5, "upsert", 0), ("desk", 0, 16, "upsert", 0), ("desk", 0, 8, "upsert", 0)],
+        [("porch", 0, 4, "upsert", 0)],
     )
 
-    def read(partition: int, start: int | None, end: int) -> list[tuple[int, int, list[int]]]:
-        return [(low, high, rows["_offset"].to_list()) for low, high, rows in read_range(uri, partition, start, end)]
+    def read(partition: int, start: int, end: int) -> list[tuple[int, int, list[int]]]:
+        pieces = read_range(uri, Range(f"desk/{partition}", start, end), 3)
+        return [(low, high, rows["_offset"].to_list()) for low, high, rows in pieces]
 
-    assert read(0, None, 17) == [(3, 7, [3, 6]), (7, 11, [7, 8]), (11, 15, []), (15, 17, [16])]
-    assert read(0, 0, 8) == [(0, 4, [3]), (4, 8, [6, 7])]
-    assert read(1, None, 6) == [(5, 6, [5])]
-    assert read(1, None, 5) == read(2, None, 100) == read(0, 8, 8) == []
-    assert read(2, 4, 6) == [(4, 6, [])]
+    assert read(0, 3, 17) == [(3, 7, [3, 6]), (7, 11, [7, 8]), (11, 15, []), (15, 17, [16])]
+    assert read(0, 4, 8) == [(4, 8, [6, 7])]
+    assert read(1, 5, 6) == [(5, 6, [5])]
+    assert read(0, 8, 8) == []
+    with pytest.raises(HoleError, match="offsets 1 to 2 of desk/0 are missing here"):
+        read(0, 1, 8)
 
 
 _STAGED_ROW = st.tuples(st.sampled_from(["upsert", "delete", "truncate", "quarantined"]), st.integers(-5, 5))
@@ -294,8 +337,9 @@ _STAGED_ROW = st.tuples(st.sampled_from(["upsert", "delete", "truncate", "quaran
 def test_deletes_and_truncates_at_or_beyond_the_positions_are_left_for_later(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], positions: dict[int, int]
 ) -> None:
-    rows = [(offset % 3, offset // 3, op, sequence) for offset, (op, sequence) in enumerate(drawn)]
-    deletes, floor = read_deletes(stage(tmp_path_factory.mktemp("lake") / "staging", rows), positions)
-    merged = [row for row in rows if row[1] < positions.get(row[0], 0)]
-    assert sorted(deletes.rows()) == sorted(row for row in merged if row[2] == "delete")
-    assert floor == max((row[3] for row in merged if row[2] == "truncate"), default=None)
+    rows = [("desk", offset % 3, offset // 3, op, sequence) for offset, (op, sequence) in enumerate(drawn)]
+    held_positions = {f"desk/{partition}": position for partition, position in positions.items()}
+    deletes, floor = read_deletes(stage(tmp_path_factory.mktemp("lake") / "staging", rows), held_positions)
+    merged = [row for row in rows if row[2] < positions.get(row[1], 0)]
+    assert sorted(deletes.rows()) == sorted(row for row in merged if row[3] == "delete")
+    assert floor == max((row[4] for row in merged if row[3] == "truncate"), default=None)
