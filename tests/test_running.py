@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -58,14 +59,34 @@ def test_workers_and_recovery_change_no_row(
     assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
 
 
-def test_a_cluster_of_two_processes_changes_no_row(events_directory: Path, expected: Tables, tmp_path: Path) -> None:
-    addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
-    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory), "TEST_MAX_ROWS": "3000"})
-    processes = [engine.start(arguments=("-i", str(number), "-a", addresses)) for number in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+@pytest.mark.parametrize("recovery", [False, True], ids=["without recovery", "with recovery"])
+def test_a_cluster_of_two_processes_changes_no_row(
+    events_directory: Path,
+    expected: Tables,
+    tmp_path: Path,
+    recovery: bool,  # noqa: FBT001
+) -> None:
+    """Commits are so small that a source may only go on when it hears of them from the other process."""
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory), "TEST_MAX_ROWS": "700"})
+    processes = _cluster(engine, with_recovery(tmp_path / "recovery") if recovery else ())
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert_same_tables(tables(engine.lake), expected)
     assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
+
+
+def test_a_cluster_drains_when_all_its_processes_are_told_to_stop(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    write_events(events, 3_000)
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events)})
+    processes = _cluster(engine, (), tail=True)
+    ends = event_log_ends(events / "orders")
+    _wait_until_staged(engine.lake, sum(ends.values()))
+    for process in processes:
+        process.terminate()
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_every_record_once(engine.lake, ends)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -172,6 +193,11 @@ def test_a_second_run_finds_nothing_to_do(events_directory: Path, tmp_path: Path
     before = sorted(path.name for path in engine.lake.rglob("*.json"))
     engine.run()
     assert sorted(path.name for path in engine.lake.rglob("*.json")) == before
+
+
+def _cluster(engine: Engine, arguments: tuple[str, ...], *, tail: bool = False) -> list[subprocess.Popen[str]]:
+    addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
+    return [engine.start(tail=tail, arguments=("-i", str(number), "-a", addresses, *arguments)) for number in range(2)]
 
 
 def _wait_until_staged(lake: Path, count: int) -> None:

@@ -157,11 +157,15 @@ def test_a_commit_that_is_followed_too_quickly_to_be_sure_is_found_by_its_positi
 
 def test_a_write_that_fails_is_transient_because_its_outcome_is_unknown(tmp_path: Path) -> None:
     table = open_rooms(tmp_path / "rooms")
+    table.append(rooms(), Commit({}))
 
     def broken() -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(TransientError, match=r"rooms: the outcome of a commit is unknown.*No space left"):
+        table.committing(broken)
+    open_rooms(tmp_path / "rooms").append(rooms(), Commit({}))
+    with pytest.raises(FencedError):  # it must not come back as the newest owner
         table.committing(broken)
 
 
