@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.demo import run_demo
-from flows.demo_errors import DemoError
+from flows.demo.errors import DemoError
+from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.settings import Settings

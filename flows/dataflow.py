@@ -8,17 +8,18 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from flows.batching import Batching
 from flows.event_batch import Decoding, EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Limits, Progress
 from flows.kpi import Kpi
 from flows.lake import Lake
-from flows.logics import Batching, StageLogic
 from flows.reading import Reading, RecordSource
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.silver_stage import Handover, SilverStage
 from flows.sources import start_position
+from flows.stage_logic import StageLogic
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
 from storage.errors import HoleError

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from bytewax.dataflow import Dataflow
 
+from flows.batching import Batching
 from flows.dataflow import Run, build
 from flows.kpi import Kpi
 from flows.lake import Lake
-from flows.logics import Batching
 from flows.names import checked_name
 from flows.settings import Settings
 from flows.silver import Silver

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from flows.cli import main
-from flows.demo_lock import only_demo
+from flows.demo.lock import only_demo
 from storage.event_log_writer import EventLogWriter, NewRecord
 
 DEMO = [sys.executable, "-m", "flows.cli", "demo"]

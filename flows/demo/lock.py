@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from flows.demo_errors import DemoError
+from flows.demo.errors import DemoError
 
 _STOPPING_SECONDS = 60
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from flows.demo_errors import DemoError
+from flows.demo.errors import DemoError
 from flows.flight_events import PARTITIONS, flight_events, write_event_log
 from storage.event_log import EventLogTopic
 from storage.event_log_writer import EventLogWriter, NewRecord

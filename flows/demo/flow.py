@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
-from flows.demo_errors import DemoError
-from flows.demo_lock import note_flow
+from flows.demo.errors import DemoError
+from flows.demo.lock import note_flow
 from flows.lake import Lake
 from flows.pipeline import Pipeline
 from flows.table_facts import table_version

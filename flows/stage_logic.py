@@ -2,30 +2,18 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from bytewax.operators import StatefulBatchLogic
 
 from flows.announcing import announced
+from flows.batching import Batching
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 _In_contra = TypeVar("_In_contra", contravariant=True)
 _Out_co = TypeVar("_Out_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """When a stage commits: at `max_rows` waiting, or when the first of them has waited for `max_delay`.
-
-    Where a commit takes longer than that, the stage waits as long as its last commit took: work that piles up is
-    done in fewer, larger commits.
-    """
-
-    max_rows: int
-    max_delay: timedelta
 
 
 class Stage(Protocol[_In_contra, _Out_co]):

@@ -20,10 +20,10 @@ from typing import TextIO
 import polars as pl
 
 from flows import flights
-from flows.demo_errors import DemoError
-from flows.demo_events import EVENTS, RATE, LiveEvent, Sent, append, live_events, log_ends, send, write_backlog
-from flows.demo_flow import WORKERS, FlowProcess, Standing, standing, watch
-from flows.demo_lock import only_demo
+from flows.demo.errors import DemoError
+from flows.demo.events import EVENTS, RATE, LiveEvent, Sent, append, live_events, log_ends, send, write_backlog
+from flows.demo.flow import WORKERS, FlowProcess, Standing, standing, watch
+from flows.demo.lock import only_demo
 from flows.freshness import measure_freshness
 from flows.kpi import Kpi
 from flows.lake import Lake

@@ -1,0 +1,1 @@
+"""`goldwax demo`: a year of real flights becomes fresh Silver and Gold tables."""
