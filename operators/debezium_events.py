@@ -1,7 +1,8 @@
 """Change events from Debezium's envelope: `before`, `after`, `source` and `op`.
 
 `op` is c (create), u (update), r (snapshot read): upsert of `after`; d (delete): delete of the key in `before`;
-t (truncate); m (logical decoding message): no event. See "Data change events" in the Debezium documentation.
+t (truncate): refused without a declared sequence; m (logical decoding message): no event. See "Data change events" in
+the Debezium documentation.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,11 @@ from operators.look import Field
 from operators.wire import wires_for
 
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
+_UNORDERED = "op t: truncate needs sequence_by, as positions of different partitions cannot be compared"
 
 
 class DebeziumEvents:
     """Reads the values of a topic in `Debezium` format, and its keys where `before` is NULL."""
-
-    tombstones_are_dropped = True
 
     def __init__(self, columns: Columns, fmt: Debezium) -> None:
         self._columns = columns
@@ -49,12 +49,7 @@ class DebeziumEvents:
         if len(lost):
             candidates = self._with_kafka_keys(candidates, lost, keys)
         judged = judge(candidates, self._columns)
-        unread = [(i, self._values.explain(documents[i])) for i in refused]
-        return Judged(judged.events, [*judged.rejects, *unread], dropped)
-
-    def deletes(self, keys: Sequence[bytes | None]) -> Judged:
-        """Never called: tombstones are dropped."""
-        raise NotImplementedError(f"received {len(keys)} tombstones, expected them to be dropped")
+        return Judged(judged.events, [*judged.rejects, *refused.items()], dropped)
 
     def _candidates(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the columns of events, `_has_before` and `_reason`."""
@@ -75,7 +70,7 @@ class DebeziumEvents:
             self._sequence().alias("_sequence"),
             *(row(name).alias(name) for name in self._columns.schema),
             pl.col("before").alias("_has_before"),
-            _reason().alias("_reason"),
+            _reason(self._columns.sequence_by).alias("_reason"),
         )
 
     def _sequence(self) -> pl.Expr:
@@ -96,13 +91,13 @@ class DebeziumEvents:
         index = pl.Series("_row", [rows[i] for i in tidied.places], pl.UInt32)
         found = frame.select(index.gather(frame["_row"]), *self._columns.keys)
         reasons = [(rows[i], reason) for i, reason in tidied.rejects]
-        reasons += [(rows[tidied.places[i]], self._keys.explain(tidied.documents[i])) for i in refused]
+        reasons += [(rows[tidied.places[i]], reason) for i, reason in refused.items()]
         told = [(row, f"delete without `before`; Kafka key: {reason}") for row, reason in reasons]
         why = pl.DataFrame(told, {"_row": pl.UInt32, "_reason": pl.String}, orient="row")
         return candidates.update(found, on="_row", how="left").update(why, on="_row", how="left").sort("_row")
 
 
-def _reason() -> pl.Expr:
+def _reason(sequence_by: str | None) -> pl.Expr:
     op = pl.col("_op")
     unknown = pl.format(
         "operation 'op': received {}, expected one of {}",
@@ -110,4 +105,5 @@ def _reason() -> pl.Expr:
         pl.lit(", ".join(_OPERATIONS)),
     )
     no_after = pl.format("op {}: received no `after`, expected the row", pl.col("op"))
-    return pl.when(op.is_null()).then(unknown).when((op == "upsert") & ~pl.col("after")).then(no_after)
+    known = pl.when(op.is_null()).then(unknown).when((op == "upsert") & ~pl.col("after")).then(no_after)
+    return known if sequence_by else known.when(op == "truncate").then(pl.lit(_UNORDERED))

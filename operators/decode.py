@@ -3,7 +3,7 @@
 A batch has no meaning: what becomes of a record depends on its own key and value, never on its neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,11 +37,7 @@ class Decoded:
 
 
 class _Events(Protocol):
-    tombstones_are_dropped: bool
-
     def read(self, documents: Sequence[bytes], keys: Sequence[bytes | None]) -> Judged: ...
-
-    def deletes(self, keys: Sequence[bytes | None]) -> Judged: ...
 
 
 class Decoder:
@@ -59,18 +55,23 @@ class Decoder:
         _check_sequence(schema, sequence_by, format)
         columns = Columns(schema, tuple(keys), sequence_by)
         self._columns = columns
-        self._events: _Events = (
-            DebeziumEvents(columns, format) if isinstance(format, Debezium) else JsonEvents(columns, format)
-        )
+        self._events: _Events
+        self._deletes: Callable[[Sequence[bytes | None]], Judged] | None = None  # None: tombstones say nothing new
+        if isinstance(format, Debezium):
+            self._events = DebeziumEvents(columns, format)
+        else:
+            self._events = rows = JsonEvents(columns, format)
+            self._deletes = rows.deletes
 
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Decoded:
         """Return what the records with these raw keys and values say; never raises for what is in them."""
         tombstones = [i for i, value in enumerate(values) if value is None] if None in values else []
         parts = [self._values(keys, values, has_tombstones=bool(tombstones))]
-        if tombstones and not self._events.tombstones_are_dropped:
-            deletes = self._events.deletes([keys[i] for i in tombstones])
-            parts.append(deletes.moved(tombstones))
-        dropped = [*(i for part in parts for i in part.dropped), *tombstones * self._events.tombstones_are_dropped]
+        dropped = [*parts[0].dropped]
+        if tombstones and self._deletes:
+            parts.append(self._deletes([keys[i] for i in tombstones]).moved(tombstones))
+        else:
+            dropped += tombstones
         rejects = sorted(reject for part in parts for reject in part.rejects)
         events = parts[0].events if len(parts) == 1 else pl.concat([part.events for part in parts]).sort("_row")
         return Decoded(
@@ -96,8 +97,10 @@ def _check_keys(schema: Schema, keys: Sequence[str]) -> None:
     for key in keys:
         if key not in schema:
             raise DeclarationError(f"key {key!r}: expected one of {', '.join(schema)}.{did_you_mean(key, schema)}")
-        if isinstance(schema[key], pl.List):
-            raise DeclarationError(f"key {key!r} is a list; expected a column with single values")
+        if schema[key].is_float() or schema[key].is_nested():
+            raise DeclarationError(
+                f"key {key!r} is a {schema[key]}; expected another type, as floats and lists cannot identify a row"
+            )
 
 
 def _check_sequence(schema: Schema, name: str | None, fmt: Format) -> None:

@@ -1,40 +1,65 @@
 """JSON documents to typed columns, where what becomes of a document depends on that document alone.
 
-The clean path is one columnar parse of all documents, in the forms (`Wire`) guessed from earlier ones. When that
-fails the documents are taken apart, with the very same parse:
+The clean path is one columnar parse of all documents, in the forms (`Wire`) guessed from earlier ones. What it does
+not take goes on, each way slower and for fewer documents:
 
-1. Look at the first document; if it has other forms than guessed, try once more with its forms.
-2. Cut out the document that the parser blames, if it named one, else cut into equal pieces; go on with each piece.
-3. A single document is parsed in its own forms. This verdict is decisive: if it fails here, it is refused.
+1. In guessed forms: all documents at once and, if that fails, in pieces. Left over are the rows that a reading marks
+   bad, the pieces that fail, and documents with decimals that must not reach the parser unseen (`decimal_text`).
+2. One look at each document left over, in plain Python. The plainly bad are refused, the others grouped by form.
+3. In their own forms: one columnar parse of each group; only a group that fails is cut, down to those to blame.
 
-A parse of many in guessed forms can only succeed for documents of these forms, and then equals their verdicts.
+The verdict on a document is that of a parse in its own forms. A parse of many in other forms can only succeed for
+documents of these forms, and what the look calls plainly bad no parse takes, so every way comes to this verdict.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
-import pyarrow as pa
 
-from operators.json_batch import UnreadableError, clip, parse
-from operators.look import Field, Forms, Path, form_of, load, shown, value_at
-from operators.wire import Reading, Wire
+from operators import refusals
+from operators.columnar import Columnar, Parsed
+from operators.decimal_text import perilous
+from operators.json_batch import UnreadableError, without_giants
+from operators.json_values import Path, load
+from operators.look import Eye, Field, Forms
 
 _PIECE = 256
-_PAD = "\0"  # a child for sections of which only the presence matters: structs need one, no document has it
+_INFINITY = b"Inf"  # the one number that the parser reads and Python does not
 
 
 class Read(NamedTuple):
     """Columns of the documents that could be read, ascending by `_row` (index of the document), and all others.
 
     ``frame`` has `_row` UInt32, `_unavailable` List(String) (NULL if nothing is), one column per field, and one
-    Boolean column per section that tells whether the object is there and not NULL.
+    Boolean column per section that tells whether the object is there and not NULL. ``refused`` is the reason for
+    each other document, ascending.
     """
 
     frame: pl.DataFrame
-    refused: list[int]
+    refused: dict[int, str]
+
+
+@dataclass(eq=False)
+class _Reading:
+    """Documents on their way into columns: `frames` so far, `refused` ones, the `values` of those looked at."""
+
+    documents: Sequence[bytes]
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    values: dict[int, object] = field(default_factory=dict)
+
+    def some(self, rows: Sequence[int]) -> Sequence[bytes]:
+        return self.documents if len(rows) == len(self.documents) else [self.documents[row] for row in rows]
+
+    def keep(self, parsed: Parsed, rows: Sequence[int]) -> list[int]:
+        """Add the good rows to the frames; return the places of the bad ones."""
+        numbered = parsed.frame.select(pl.Series("_row", rows, pl.UInt32), pl.all())
+        bad = parsed.bad_rows
+        self.frames.append(numbered if bad is None else numbered.filter(~bad))
+        return [] if bad is None else bad.arg_true().to_list()
 
 
 @dataclass(eq=False)
@@ -46,229 +71,156 @@ class Reader:
 
     fields: Sequence[Field]
     sections: Mapping[str, Path] = field(default_factory=dict)
-    _guess: Forms = ()
 
     def __post_init__(self) -> None:
-        self._guess = tuple(each.wires[0] for each in self.fields)
+        self._likeliest: Forms = tuple(each.wires[0] for each in self.fields)
+        self._guess = self._likeliest
+        self._eye = Eye(self.fields)
+        self._columnar = Columnar(self.fields, self.sections)
+        self._unseen = any(wire.arrow is None for each in self.fields for wire in each.wires)
 
     def read(self, documents: Sequence[bytes]) -> Read:
         """Return `documents` as columns, in order; never raises for what is in them."""
-        frames: list[pl.DataFrame] = [self._nothing]
-        refused: list[int] = []
-        todo = [(0, len(documents))] if documents else []
-        while todo:
-            start, stop = todo.pop()
-            try:
-                frame, bad = self._attempt(documents[start:stop])
-            except UnreadableError as error:
-                if stop - start == 1:
-                    refused.append(start)
-                else:
-                    todo.extend(reversed(_cut(start, stop, error.row)))
-                continue
-            if bad is None:
-                frames.append(_numbered(frame, start))
-            elif stop - start == 1:
-                refused.append(start)
-            else:
-                todo.extend(reversed(list(_without(start, bad))))
-        return Read(pl.concat(frames) if len(frames) > 2 else frames[-1], refused)  # noqa: PLR2004  # nothing and one
+        work = _Reading(documents)
+        wary = {*perilous(documents)} if self._unseen else set()
+        left = self._in_guess(
+            work, [i for i in range(len(documents)) if i not in wary] if wary else range(len(documents))
+        )
+        if wary or left:
+            groups = self._look(work, sorted([*left, *wary]), wary)
+            for forms, rows in groups.items():
+                self._in_own_forms(work, rows, forms)
+            self._learn(groups, len(left))
+        if len(work.frames) == 1:
+            return Read(work.frames[0], dict(sorted(work.refused.items())))
+        return Read(pl.concat([self._columnar.nothing, *work.frames]).sort("_row"), dict(sorted(work.refused.items())))
 
-    def explain(self, document: bytes) -> str:
-        """Return why `document` was refused: what was received where, and what was expected."""
-        default = tuple(each.wires[0] for each in self.fields)
+    def _in_guess(self, work: _Reading, rows: Sequence[int]) -> list[int]:
+        """Read what has the guessed forms; return the rows left over."""
+        left: list[int] = []
+        if not rows or self._try(work, rows, left):
+            return left
+        first = self._forms(work.documents[rows[0]])
+        if first is not None and first != self._guess:
+            self._guess = first
+            if self._try(work, rows, left):
+                return left
+        if len(rows) <= _PIECE:
+            return [*rows]
+        for at in range(0, len(rows), _PIECE):
+            piece = rows[at : at + _PIECE]
+            if not self._try(work, piece, left):
+                left += piece
+        return left
+
+    def _try(self, work: _Reading, rows: Sequence[int], left: list[int]) -> bool:
+        """Read rows in the guessed forms, adding bad ones to `left`; tell whether they could be read."""
         try:
-            value = load(document)
-        except RecursionError:
-            return "invalid JSON, nested too deeply, or a value that does not fit its column"
-        except ValueError as error:
-            return f"invalid JSON: {clip(str(error), 100)}: received {clip(document.decode(), 100)}"
-        forms = self._look(document, default)
-        reason = self._misfits(forms, value, None)
-        return reason or self._complaint(forms, document) or self._misfits(forms, value, document) or _unfit(document)
-
-    def _misfits(self, forms: Forms, value: object, document: bytes | None) -> str | None:
-        found = (_misfit(each, form, value, document) for each, form in zip(self.fields, forms, strict=True))
-        return next(filter(None, found), None)
-
-    def _complaint(self, forms: Forms, document: bytes) -> str | None:
-        """Return what the parser has against a document whose values look right, unless it is one of the values."""
-        try:
-            self._parse([document], forms)
-        except UnreadableError as error:
-            message = str(error).removesuffix(" in row 0")
-            return (
-                clip(f"invalid JSON: {message.split(': ', 1)[1]}") if message.startswith("JSON parse error") else None
-            )
-        return None
-
-    def _attempt(self, documents: Sequence[bytes]) -> tuple[pl.DataFrame, pl.Series | None]:
-        """Parse `documents` in the guessed forms, else in those of the first one; raises UnreadableError."""
-        if len(documents) > 1:
-            try:
-                return self._parse(documents, self._guess)
-            except UnreadableError:
-                own = self._look(documents[0], self._guess)
-                if own == self._guess:
-                    raise
-                self._guess = own
-                return self._parse(documents, own)
-        return self._parse(documents, self._look(documents[0], self._guess))
-
-    def _parse(self, documents: Sequence[bytes], forms: Forms) -> tuple[pl.DataFrame, pl.Series | None]:
-        """Return the columns of `documents`, and which rows are bad (None: none); raises UnreadableError."""
-        found = _Arrays(parse(documents, self._schema(forms)))
-        readings = [form.read(found.column(each.path)) for each, form in zip(self.fields, forms, strict=True)]
-        bad = _any(reading.bad for reading in readings)
-        columns = [reading.values.alias(each.name) for each, reading in zip(self.fields, readings, strict=True)]
-        presence = [found.presence(path).alias(name) for name, path in self.sections.items()]
-        unavailable = self._unavailable(readings, len(documents))
-        return pl.DataFrame([unavailable, *columns, *presence]), bad
-
-    def _unavailable(self, readings: Sequence[Reading], height: int) -> pl.Series:
-        masks = {
-            each.label: reading.unavailable
-            for each, reading in zip(self.fields, readings, strict=True)
-            if each.label and reading.unavailable is not None and reading.unavailable.any()
-        }
-        if not masks:
-            return pl.repeat(None, height, dtype=pl.List(pl.String), eager=True).alias("_unavailable")
-        names = pl.concat_list(
-            pl.when(mask).then(pl.lit(label)).otherwise(pl.lit(None, pl.String)) for label, mask in masks.items()
-        ).list.drop_nulls()
-        return pl.select(_unavailable=pl.when(names.list.len() > 0).then(names)).to_series()
-
-    def _look(self, document: bytes, guess: Forms) -> Forms:
-        """Return the forms that the values of `document` have, and those of `guess` where it has no value."""
-        try:
-            value = load(document)
-        except RecursionError:
-            return tuple(self._try(document, each, form) for each, form in zip(self.fields, guess, strict=True))
-        except ValueError:
-            return guess
-        return tuple(form_of(each, form, value) for each, form in zip(self.fields, guess, strict=True))
-
-    def _try(self, document: bytes, each: Field, guess: Wire) -> Wire:
-        """Return the form of a field in a document too deep to look into, by parsing it in each."""
-        for form in each.wires:
-            if len(each.wires) == 1 or Reader([_only(each, form)]).accepts(document):
-                return form
-        return guess
-
-    def accepts(self, document: bytes) -> bool:
-        """Tell whether one document can be read in the first form of each field."""
-        try:
-            return self._parse([document], tuple(each.wires[0] for each in self.fields))[1] is None
+            parsed = self._columnar.parse(work.some(rows), self._guess)
         except UnreadableError:
             return False
+        left += [rows[place] for place in work.keep(parsed, rows)]
+        return True
 
-    def _schema(self, forms: Forms) -> pa.Schema:
-        tree: dict[str, Any] = {}
-        for path in self.sections.values():
-            _plant(tree, (*path, _PAD), pa.bool_())
-        for each, form in zip(self.fields, forms, strict=True):
-            _plant(tree, each.path, form.arrow)
-        return pa.schema(_branches(tree))
+    def _forms(self, document: bytes) -> Forms | None:
+        """Return the forms of a document that the parser may see unseen, None when they are not known."""
+        try:
+            forms = self._eye.forms(load(document), self._guess)
+        except (ValueError, RecursionError):
+            return None
+        return forms if forms and all(form.arrow for form in forms) else None
 
-    @cached_property
-    def _nothing(self) -> pl.DataFrame:
-        columns: dict[str, pl.DataType] = {"_row": pl.UInt32(), "_unavailable": pl.List(pl.String())}
-        columns |= {each.name: each.dtype for each in self.fields}
-        return pl.DataFrame(schema=columns | {name: pl.Boolean() for name in self.sections})
+    def _look(self, work: _Reading, rows: Sequence[int], wary: set[int]) -> dict[Forms, list[int]]:
+        """Refuse the plainly bad of `rows`; return the others by form."""
+        groups: dict[Forms, list[int]] = defaultdict(list)
+        for row in rows:
+            forms = self._look_at(work, row, is_wary=row in wary)
+            if forms is not None:
+                groups[forms].append(row)
+        return groups
+
+    def _look_at(self, work: _Reading, row: int, *, is_wary: bool) -> Forms | None:
+        document = work.documents[row]
+        try:
+            value = load(document)
+        except (RecursionError, ValueError) as error:
+            return self._blind(work, row, error, is_wary=is_wary)
+        forms = self._eye.forms(value, self._guess)
+        if forms is None:
+            work.refused[row] = refusals.of_look(self.fields, value) or refusals.of_unknown(document)
+        else:
+            work.values[row] = value
+        return forms
+
+    def _blind(self, work: _Reading, row: int, error: Exception, *, is_wary: bool) -> Forms | None:
+        """Return the forms of a document that Python cannot load, by parsing it in each; refuse it if it is no JSON."""
+        document = work.documents[row]
+        if isinstance(error, ValueError) and _INFINITY not in document:
+            work.refused[row] = refusals.of_invalid(document, error)
+            return None
+        if is_wary:  # it may hold a decimal that crashes the parser
+            work.refused[row] = refusals.DEEP
+            return None
+        return tuple(
+            next((form for form in each.wires if form.arrow and self._columnar.accepts(i, form, document)), guess)
+            if len(each.wires) > 1
+            else guess
+            for i, (each, guess) in enumerate(zip(self.fields, self._guess, strict=True))
+        )
+
+    def _in_own_forms(self, work: _Reading, rows: Sequence[int], forms: Forms) -> None:
+        """Read rows that all have these forms; refuse those that cannot be read."""
+        todo = [rows]
+        while todo:
+            part = todo.pop()
+            try:
+                parsed = self._parse(work, part, forms)
+            except UnreadableError as error:
+                if len(part) == 1:
+                    work.refused[part[0]] = self._reason(work, part[0], forms, str(error))
+                else:
+                    todo.extend(_cut(part, error.row))
+                continue
+            for place in work.keep(parsed, part):
+                row = part[place]
+                each = self.fields[parsed.first_bad(place)]
+                work.refused[row] = refusals.of_value(each, work.values[row]) if row in work.values else refusals.DEEP
+
+    def _parse(self, work: _Reading, rows: Sequence[int], forms: Forms) -> Parsed:
+        values = [work.values.get(row) for row in rows]
+        try:
+            return self._columnar.parse(work.some(rows), forms, values)
+        except UnreadableError as error:
+            if not error.is_giant or not all(row in work.values for row in rows):
+                raise
+            return self._columnar.parse([without_giants(document) for document in work.some(rows)], forms, values)
+
+    def _reason(self, work: _Reading, row: int, forms: Forms, message: str) -> str:
+        """Return why a document that was parsed on its own could not be read."""
+        document = work.documents[row]
+        if row not in work.values:
+            return refusals.DEEP
+        if reason := refusals.of_parse(message):
+            return reason
+        for i, (each, form) in enumerate(zip(self.fields, forms, strict=True)):
+            if form.arrow and not self._columnar.accepts(i, form, document):
+                return refusals.of_value(each, work.values[row])
+        return refusals.of_unknown(document)
+
+    def _learn(self, groups: Mapping[Forms, Sequence[int]], left: int) -> None:
+        """Guess the forms that most of the documents left over had, if that were most documents."""
+        if groups:
+            forms, rows = max(groups.items(), key=lambda group: len(group[1]))
+            if 2 * len(rows) > left:
+                self._guess = tuple(
+                    form if form.arrow else likeliest for form, likeliest in zip(forms, self._likeliest, strict=True)
+                )
 
 
-class _Arrays:
-    """The nested columns of parsed documents, taken apart once."""
-
-    def __init__(self, root: pa.StructArray) -> None:
-        self._structs = {(): root}
-        self._children: dict[Path, dict[str, pa.Array]] = {}
-
-    def column(self, path: Path) -> pl.Series:
-        series = pl.from_arrow(self._array(path))
-        if not isinstance(series, pl.Series):
-            raise TypeError(f"received {type(series)}, expected a column")
-        return series
-
-    def presence(self, path: Path) -> pl.Series:
-        return pl.Series(values=self._array(path).is_valid())
-
-    def _array(self, path: Path) -> pa.Array:
-        parent = path[:-1]
-        if parent not in self._children:
-            struct = self._structs[()] if not parent else self._array(parent)
-            names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
-            self._children[parent] = dict(zip(names, struct.flatten(), strict=True))
-        return self._children[parent][path[-1]]
-
-
-def _plant(tree: dict[str, Any], path: Path, dtype: pa.DataType) -> None:
-    for step in path[:-1]:
-        tree = tree.setdefault(step, {})
-    tree[path[-1]] = dtype
-
-
-def _branches(tree: Mapping[str, Any]) -> list[pa.Field]:
-    return [
-        pa.field(name, pa.struct(_branches(below)) if isinstance(below, dict) else below)
-        for name, below in tree.items()
-    ]
-
-
-def _numbered(frame: pl.DataFrame, start: int) -> pl.DataFrame:
-    return frame.with_row_index("_row", start)
-
-
-def _any(masks: Iterator[pl.Series | None]) -> pl.Series | None:
-    total = None
-    for mask in masks:
-        if mask is not None and mask.any():
-            total = mask if total is None else total | mask
-    return total
-
-
-def _cut(start: int, stop: int, blamed: int | None) -> list[tuple[int, int]]:
-    """Return non-empty pieces of `[start, stop)`, in order and at least two."""
-    if stop - start > _PIECE:
-        return [(at, min(at + _PIECE, stop)) for at in range(start, stop, _PIECE)]
-    at = start + blamed if blamed is not None and start + blamed < stop else (start + stop) // 2
+def _cut(rows: Sequence[int], blamed: int | None) -> Iterator[Sequence[int]]:
+    """Return `rows` in at least two parts, none of them empty, the blamed one alone."""
+    if len(rows) > _PIECE:
+        return (rows[at : at + _PIECE] for at in range(0, len(rows), _PIECE))
+    at = blamed if blamed is not None and blamed < len(rows) else len(rows) // 2
     end = at + 1 if blamed is not None else at
-    return [(low, high) for low, high in ((start, at), (at, end), (end, stop)) if low < high]
-
-
-def _without(start: int, bad: pl.Series) -> Iterator[tuple[int, int]]:
-    """Return the pieces between bad rows, and each bad row on its own, in order."""
-    at = start
-    for row in bad.arg_true().to_list():
-        if at < start + row:
-            yield at, start + row
-        yield start + row, start + row + 1
-        at = start + row + 1
-    if at < start + len(bad):
-        yield at, start + len(bad)
-
-
-def _only(each: Field, form: Wire) -> Field:
-    return Field(each.name, each.path, each.dtype, (form,))
-
-
-def _misfit(each: Field, form: Wire, value: object, document: bytes | None) -> str | None:
-    """Return what is wrong with one field of a document that holds `value`, None when nothing is.
-
-    Goes by how the value looks and, given the `document`, by parsing this one field.
-    """
-    for depth in range(1, len(each.path)):
-        section = value_at(value, each.path[:depth])
-        if section is not None and not isinstance(section, dict):
-            return f"field {each.path[depth - 1]!r}: received {shown(section)}, expected an object"
-    found = value_at(value, each.path)
-    if found is None:
-        return None
-    if form.looks(found) and (document is None or Reader([_only(each, form)]).accepts(document)):
-        return None
-    expected = " or ".join(dict.fromkeys(wire.expected for wire in each.wires if wire.expected != "the placeholder"))
-    return f"column {each.path[-1]!r}: received {shown(found)}, expected {expected}"
-
-
-def _unfit(document: bytes) -> str:
-    return f"received {clip(document.decode())}, expected one JSON object with the declared types"
+    return (part for part in (rows[:at], rows[at:end], rows[end:]) if part)

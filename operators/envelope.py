@@ -9,7 +9,8 @@ from dataclasses import replace
 import polars as pl
 
 from operators.documents import Read, Reader
-from operators.look import Field, Path
+from operators.json_values import Path
+from operators.look import Field
 
 _PAYLOAD = "payload"
 
@@ -29,34 +30,29 @@ class EnvelopeReader:
         """Return `documents` as columns, as `Reader.read` does."""
         wrapped = self._guess
         frame, refused = self._reader(wrapped=wrapped).read(documents)
-        others = self._others(documents, frame, refused, wrapped=wrapped)
-        if not others:
+        found = self._others(documents, frame, refused, wrapped=wrapped)
+        if not found:
             return Read(frame, refused)
+        others = sorted(found)
         self._guess = wrapped ^ (2 * len(others) > len(documents))
         rest = self._reader(wrapped=not wrapped).read([documents[i] for i in others])
         index = pl.Series(others, dtype=pl.UInt32)
         moved = rest.frame.with_columns(_row=index.gather(rest.frame["_row"]))
         both = pl.concat([frame.filter(pl.col(_PAYLOAD) == wrapped), moved]).sort("_row")
-        still = {*refused} - {*others} | {others[i] for i in rest.refused}
-        return Read(both, sorted(still))
-
-    def explain(self, document: bytes) -> str:
-        """Return why `document` was refused."""
-        return self._reader(wrapped=self._is_wrapped(document)).explain(document)
+        still = {row: reason for row, reason in refused.items() if row not in found}
+        still |= {others[i]: reason for i, reason in rest.refused.items()}
+        return Read(both, dict(sorted(still.items())))
 
     def _reader(self, *, wrapped: bool) -> Reader:
         return self._wrapped if wrapped else self._bare
 
-    def _is_wrapped(self, document: bytes) -> bool:
-        return bool(self._probe.read([document]).frame[_PAYLOAD].any())
-
     def _others(
-        self, documents: Sequence[bytes], frame: pl.DataFrame, refused: list[int], *, wrapped: bool
-    ) -> list[int]:
-        """Return the documents that are not of the kind they were read as, ascending."""
+        self, documents: Sequence[bytes], frame: pl.DataFrame, refused: Mapping[int, str], *, wrapped: bool
+    ) -> set[int]:
+        """Return the documents that are not of the kind they were read as."""
         others: list[int] = frame["_row"].filter(frame[_PAYLOAD] != wrapped).to_list()
         if not refused:
-            return others
+            return {*others}
         probed = self._probe.read([documents[i] for i in refused]).frame
         kinds = dict(zip(probed["_row"], probed[_PAYLOAD], strict=True))
-        return sorted(others + [i for at, i in enumerate(refused) if kinds.get(at, False) != wrapped])
+        return {*others, *(i for at, i in enumerate(refused) if kinds.get(at, False) != wrapped)}

@@ -9,6 +9,7 @@ r"""Many JSON objects in one columnar parse, without letting one of them speak f
    so each line held at least one row, and as many rows as lines means exactly one each.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,6 +25,8 @@ _LINE_BREAKS = re.compile(rb"(%s)|[\r\n]+" % _STRING, re.DOTALL)
 _STRAY_NULL = re.compile(rb"\}[ \t\r]*null")
 _ROW = re.compile(r" in row (\d+)\Z")
 _VALUE = re.compile(r"couldn't parse:(.+)\Z|: (\S+) requires |string '(.+)' is not", re.DOTALL)
+_TOKENS = re.compile(rb"(%s)|[^\s,:\[\]{}\"]+" % _STRING, re.DOTALL)
+_NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _WHITESPACE = b" \t\r\n"
 _OPEN, _CLOSE, _NEWLINE = b"{}\n"
 _SUSPECT = np.frombuffer(b"n \t\r", np.uint8)  # what a stray null after a closing brace begins with
@@ -38,6 +41,11 @@ class UnreadableError(ValueError):
     def __init__(self, message: str, row: int | None = None) -> None:
         super().__init__(message)
         self.row = row
+
+    @property
+    def is_giant(self) -> bool:
+        """Whether a number is to blame that is too large for the parser, be it declared or not."""
+        return "Number too big" in str(self)
 
 
 class Tidied(NamedTuple):
@@ -83,6 +91,18 @@ def parse(documents: Sequence[bytes], schema: pa.Schema) -> pa.StructArray:
     if len(table) != len(documents):
         raise UnreadableError("invalid JSON: expected one document, received more")
     return pa.StructArray.from_arrays([column.combine_chunks() for column in table.columns], fields=list(schema))
+
+
+def without_giants(document: bytes) -> bytes:
+    """Return a document with NULL for the numbers that are too large for the parser even where they are not declared.
+
+    Those are the numbers beyond the largest float64.
+    """
+    return _TOKENS.sub(lambda found: found[1] or (b"null" if _is_giant(found[0]) else found[0]), document)
+
+
+def _is_giant(token: bytes) -> bool:
+    return _NUMBER.fullmatch(token) is not None and math.isinf(float(token))
 
 
 def _blamed(message: str, documents: Sequence[bytes]) -> int | None:

@@ -17,8 +17,6 @@ from operators.wire import wires_for
 class JsonEvents:
     """Reads the values and keys of a topic in `Json` format. Raises DeclarationError for a typed operation column."""
 
-    tombstones_are_dropped = False
-
     def __init__(self, columns: Columns, fmt: Json) -> None:
         dtype = columns.schema.get(fmt.operation or "", pl.String())
         if not isinstance(dtype, pl.String):
@@ -43,8 +41,7 @@ class JsonEvents:
             rest = [name for name in self._columns.schema if name not in self._columns.keys]
             candidates = candidates.with_columns(pl.when(upsert).then(pl.col(name)).alias(name) for name in rest)
         judged = judge(candidates, self._columns)
-        unread = [(i, self._rows.explain(documents[i])) for i in refused]
-        return Judged(judged.events, [*judged.rejects, *unread], [])
+        return Judged(judged.events, [*judged.rejects, *refused.items()], [])
 
     def deletes(self, keys: Sequence[bytes | None]) -> Judged:
         """Return one delete per Kafka key, with the business key that it holds."""
@@ -93,7 +90,7 @@ class KeyReader:
         frame, refused = self._reader.read(tidied.documents)
         index = pl.Series("_row", tidied.places, pl.UInt32)
         rejects = [(i, self._reason(keys[i], reason)) for i, reason in tidied.rejects]
-        rejects += [(tidied.places[i], f"Kafka key: {self._reader.explain(tidied.documents[i])}") for i in refused]
+        rejects += [(tidied.places[i], f"Kafka key: {reason}") for i, reason in refused.items()]
         return frame.with_columns(index.gather(frame["_row"])), rejects
 
     def _as_object(self, key: bytes | None) -> bytes:

@@ -9,16 +9,20 @@ in the JSON value, so whichever form reads a value without complaint gives the s
 | int, bool       | JSON integer within range, JSON true or false                                                     |
 | float           | JSON number, finite                                                                               |
 | string, list    | JSON string, JSON array of strings                                                                |
-| decimal         | JSON string or number that fits exactly; Debezium ``precise``: Base64, or a VariableScaleDecimal   |
+| decimal         | JSON string or number, however written, whose value fits exactly;                                 |
+|                 | Debezium ``precise``: Base64, or a VariableScaleDecimal                                           |
 | date            | days since the epoch, or ``YYYY-MM-DD``                                                           |
 | timestamp       | ISO 8601 text (finer than microseconds is cut), or an integer since the epoch in the format's unit |
 | any of Debezium | the placeholder for an unavailable value                                                          |
 """
 
 import base64
+import calendar
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from typing import TypeGuard
 
@@ -26,18 +30,24 @@ import polars as pl
 import pyarrow as pa
 
 from operators.decimal_bytes import to_decimals, unscaled
+from operators.decimal_text import exactly, is_plain, parsed
 from operators.formats import PLACEHOLDER, Debezium, Format
-from operators.json_batch import UnreadableError
+from operators.json_values import Number
 
 _TEXT = pa.large_string()
 _PLACEHOLDER_FORM = "the placeholder"
 _PLACEHOLDERS = [PLACEHOLDER, base64.b64encode(PLACEHOLDER.encode()).decode()]
 _FINE = re.compile(r"\.\d{7,9}")
+_INSTANT = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:.(?:[01]\d|2[0-3])[\d:.+\-Zz]*)?", re.ASCII)
+_DATE_TEXT = re.compile(r"(\d{4})-(\d\d)-(\d\d)Z?", re.ASCII)
+_MONTHS = 12
+_BEYOND_FLOAT = 2**1024
 _UTC = pl.Datetime("us", "UTC")
 _DAYS = (-719_162, 2_932_896)  # 0001-01-01 and 9999-12-31, what Python and every reader of Delta can name
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _MAX_SCALE = 38
+_WIDE = 76  # digits of a decimal256
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +67,17 @@ class Reading:
 class Wire:
     """One form of a declared type.
 
-    ``looks`` tells whether a JSON value, as `json.loads` gives it, has this form. ``read`` takes a polars Series of
-    the type ``arrow`` parses to; it may raise UnreadableError for all when some value does not fit.
+    ``looks`` tells whether a JSON value, as `json_values.load` gives it, has this form: never no for a value that
+    `read` takes, so no from all forms of a type is a verdict. ``read`` takes a polars Series of the type ``arrow``
+    parses to, cast to ``cast`` if that is given; it may raise UnreadableError for all when some value does not fit.
+    Without ``arrow`` the parser must not see the value, and `read` takes its text as String.
     """
 
     expected: str
-    arrow: pa.DataType
+    arrow: pa.DataType | None
     looks: Callable[[object], bool]
     read: Callable[[pl.Series], Reading]
+    cast: pa.DataType | None = None
 
 
 def wires_for(dtype: pl.DataType, fmt: Format) -> tuple[Wire, ...]:
@@ -97,25 +110,28 @@ def _plain(dtype: pl.DataType) -> Wire:
     if name == "bool":
         return Wire("true or false", arrow, lambda value: isinstance(value, bool), Reading)
     if name.startswith("float"):
-        return Wire(f"a finite {name}", arrow, _is_number, _read_float)
+        return Wire(f"a finite {name}", arrow, _is_finite, _read_float)
     limit = 1 << (arrow.bit_width - 1)
     return Wire(f"an {name}", arrow, lambda value: _is_integer(value) and -limit <= value < limit, Reading)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and not isinstance(value, Number)
 
 
 def _is_texts(value: object) -> bool:
-    return isinstance(value, list) and all(each is None or isinstance(each, str) for each in value)
+    return isinstance(value, list) and all(each is None or _is_text(each) for each in value)
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_finite(value: object) -> bool:
+    """Tell whether a value is a number within float64; NaN and infinity, in JSON a float, are none."""
+    if isinstance(value, Number):
+        return math.isfinite(float(value))
+    return _is_integer(value) and abs(value) < _BEYOND_FLOAT
 
 
 def _read_string(text: pl.Series) -> Reading:
@@ -126,7 +142,7 @@ def _read_string(text: pl.Series) -> Reading:
 
 
 def _read_missing(dtype: pl.DataType, text: pl.Series) -> Reading:
-    missing = text.is_in(_PLACEHOLDERS).fill_null(value=False)
+    missing = (text == PLACEHOLDER).fill_null(value=False)
     return Reading(pl.repeat(None, len(text), dtype=dtype, eager=True), text.is_not_null() & ~missing, missing)
 
 
@@ -146,9 +162,18 @@ def _blank(values: pl.Series, mask: pl.Series) -> pl.Series:
     return pl.select(pl.when(~mask).then(values)).to_series()
 
 
-def _beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
+def _calendar(per_day: int) -> tuple[int, int]:
+    """Return the first and the last integer in the calendar."""
     first, last = _DAYS
-    return ~integers.is_between(max(first * per_day, -(2**63)), min((last + 1) * per_day, 2**63) - 1)
+    return max(first * per_day, -(2**63)), min((last + 1) * per_day, 2**63) - 1
+
+
+def _beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
+    return ~integers.is_between(*_calendar(per_day))
+
+
+def _is_integer_in(bounds: tuple[int, int], value: object) -> bool:
+    return _is_integer(value) and bounds[0] <= value <= bounds[1]
 
 
 def _read_instant(unit: str, instants: pl.Series) -> Reading:
@@ -167,15 +192,32 @@ def _read_integer_instant(unit: str, integers: pl.Series) -> Reading:
 def _timestamps(unit: str) -> tuple[Wire, ...]:
     text = "an ISO 8601 timestamp"
     return (
-        Wire(text, pa.timestamp("us", "UTC"), lambda v: isinstance(v, str) and not _FINE.search(v), _INSTANT_US),
-        Wire(text, pa.timestamp("ns", "UTC"), lambda v: isinstance(v, str) and bool(_FINE.search(v)), _INSTANT_NS),
+        Wire(text, pa.timestamp("us", "UTC"), partial(_is_instant, fine=False), _INSTANT_US),
+        Wire(text, pa.timestamp("ns", "UTC"), partial(_is_instant, fine=True), _INSTANT_NS),
         Wire(
             f"{_UNIT_NAMES[unit]} of an instant in years 1 to 9999",
             pa.int64(),
-            _is_integer,
+            partial(_is_integer_in, _calendar(_PER_DAY[unit])),
             partial(_read_integer_instant, unit),
         ),
     )
+
+
+def _is_instant(value: object, *, fine: bool) -> bool:
+    """Tell whether a value begins with a date of the calendar, and goes on as a time may."""
+    if not _is_text(value) or (_FINE.search(value) is not None) != fine or not (found := _INSTANT.fullmatch(value)):
+        return False
+    return _is_day(found)
+
+
+def _is_date(value: object) -> bool:
+    return _is_text(value) and (found := _DATE_TEXT.fullmatch(value)) is not None and _is_day(found)
+
+
+def _is_day(found: re.Match[str]) -> bool:
+    """Tell whether the first three groups are a year, month and day of the calendar."""
+    year, month, day = int(found[1]), int(found[2]), int(found[3])
+    return year >= 1 and 1 <= month <= _MONTHS and 1 <= day <= calendar.monthrange(year, month)[1]
 
 
 def _read_days(dates: pl.Series) -> Reading:
@@ -191,8 +233,18 @@ def _read_date_text(text: pl.Series) -> Reading:
 
 def _decimals(dtype: pl.Decimal) -> tuple[Wire, ...]:
     expected = f"a number that fits decimal({dtype.precision}, {dtype.scale})"
-    exact = pa.decimal128(dtype.precision, dtype.scale)
-    return (Wire(expected, exact, lambda value: _is_text(value) or _is_number(value), Reading),)
+    exact = partial(exactly, precision=dtype.precision or _MAX_SCALE, scale=dtype.scale)
+    declared = pa.decimal128(dtype.precision, dtype.scale)
+    fits, plain = partial(_is_decimal, exact, plain=False), partial(_is_decimal, exact, plain=True)
+    return (
+        Wire(expected, parsed(dtype.scale), plain, Reading, declared),
+        Wire(expected, None, fits, lambda text: Reading(pl.Series(text.name, map(exact, text), dtype))),
+    )
+
+
+def _is_decimal(exact: Callable[[str], Decimal | None], value: object, *, plain: bool) -> bool:
+    text = str(value) if _is_integer(value) else value
+    return isinstance(text, str) and (not plain or is_plain(text)) and exact(text) is not None
 
 
 def _precise_decimals(dtype: pl.Decimal) -> tuple[Wire, ...]:
@@ -214,28 +266,31 @@ def _read_base64(dtype: pl.Decimal, text: pl.Series) -> Reading:
 
 
 def _read_variable_scale(dtype: pl.Decimal, structs: pl.Series) -> Reading:
-    """Read ``io.debezium.data.VariableScaleDecimal``, one scale after the other; any misfit refuses the batch."""
+    """Read ``io.debezium.data.VariableScaleDecimal``, one scale after the other."""
     parts = structs.struct.unnest().with_row_index("row")
-    pieces = [_rescaled(dtype, part) for part in parts.partition_by("scale") if part["value"].null_count() < len(part)]
-    if parts.filter(pl.col("value").is_null() != pl.col("scale").is_null()).height:
-        raise UnreadableError("a VariableScaleDecimal without its scale or value")
-    known = pl.concat([pl.DataFrame({"row": [], "decimal": []}, {"row": pl.UInt32, "decimal": dtype}), *pieces])
-    return Reading(parts.select("row").join(known, on="row", how="left", maintain_order="left")["decimal"])
+    present = parts.filter(pl.any_horizontal(pl.col("value", "scale").is_not_null()))
+    pieces = [_rescaled(dtype, part) for part in present.partition_by("scale")]
+    known = pl.concat([pl.DataFrame(schema={"row": pl.UInt32, "decimal": dtype}), *pieces])
+    values = parts.select("row").join(known, on="row", how="left", maintain_order="left")["decimal"]
+    return Reading(values, values.is_null() & parts["row"].is_in(present["row"].implode()))
 
 
 def _rescaled(dtype: pl.Decimal, part: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `decimal` of VariableScaleDecimals that share one scale; raises UnreadableError."""
+    """Return `row` and `decimal` of VariableScaleDecimals that share one scale, NULL for those that do not fit."""
     scale = part["scale"][0]
+    if scale is None or not 0 <= scale <= _MAX_SCALE:
+        return part.select("row", decimal=pl.lit(None, dtype))
     content = part["value"].str.decode("base64", strict=False)
-    if scale is None or not 0 <= scale <= _MAX_SCALE or content.null_count():
-        raise UnreadableError("a VariableScaleDecimal without a scale of 0 to 38 and a Base64 value")
     words, bad = unscaled(content, _MAX_SCALE)
+    decimals = to_decimals(words, bad | content.is_null().to_numpy(), _MAX_SCALE, scale)
+    wide = decimals.cast(pa.decimal256(_WIDE, scale))  # rescaling a decimal128 may overflow unnoticed
+    declared = pa.decimal128(dtype.precision, dtype.scale)
     try:
-        exact = to_decimals(words, bad, _MAX_SCALE, scale).cast(pa.decimal128(dtype.precision, dtype.scale))
-    except pa.ArrowInvalid as error:
-        raise UnreadableError(str(error)) from None
-    if bad.any():
-        raise UnreadableError("a VariableScaleDecimal of more than 38 digits")
+        exact = wide.cast(pa.decimal256(_WIDE, dtype.scale)).cast(declared)
+    except pa.ArrowInvalid:  # one by one, to find which
+        texts = [None if value is None else str(value) for value in decimals.to_pylist()]
+        fitting = [text and exactly(text, declared.precision, declared.scale) for text in texts]
+        return part.select("row", decimal=pl.Series(fitting, dtype=dtype))
     return pl.DataFrame({"row": part["row"], "decimal": _series(exact)})
 
 
@@ -249,6 +304,6 @@ def _series(array: pa.Array) -> pl.Series:
 _INSTANT_US = partial(_read_instant, "us")
 _INSTANT_NS = partial(_read_instant, "ns")
 _DATE = (
-    Wire("days since the epoch, in years 1 to 9999", pa.date32(), _is_integer, _read_days),
-    Wire("a date YYYY-MM-DD", _TEXT, _is_text, _read_date_text),
+    Wire("days since the epoch, in years 1 to 9999", pa.date32(), partial(_is_integer_in, _DAYS), _read_days),
+    Wire("a date YYYY-MM-DD", _TEXT, _is_date, _read_date_text),
 )

@@ -1,0 +1,144 @@
+"""One columnar parse of documents whose values have known forms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from operators.json_batch import UnreadableError, parse
+from operators.json_values import Path, value_at
+from operators.look import Field, Forms
+from operators.wire import Reading, Wire
+
+_PAD = "\0"  # a child for sections of which only the presence matters: structs need one, no document has it
+
+
+class Parsed(NamedTuple):
+    """Columns, one row per document, and for each field (by index) with bad values a mask of the rows it is bad in.
+
+    ``frame`` has `_unavailable` List(String), one column per field and one Boolean column per section.
+    """
+
+    frame: pl.DataFrame
+    bad: dict[int, pl.Series]
+
+    @property
+    def bad_rows(self) -> pl.Series | None:
+        """Mask of the rows that are bad in any field, None when there are none."""
+        return pl.select(pl.any_horizontal(*self.bad.values())).to_series() if self.bad else None
+
+    def first_bad(self, row: int) -> int:
+        """Return the first field that is bad in a bad row."""
+        return next(i for i, mask in sorted(self.bad.items()) if mask[row])
+
+
+@dataclass(eq=False)
+class Columnar:
+    """Parses `fields` and the presence of `sections`."""
+
+    fields: Sequence[Field]
+    sections: Mapping[str, Path]
+
+    def parse(self, documents: Sequence[bytes], forms: Forms, values: Sequence[object] = ()) -> Parsed:
+        """Return the columns of regular `documents` in these forms; raises UnreadableError for all of them.
+
+        ``values`` are the loaded documents, needed for forms that the parser must not see.
+        """
+        found = _Arrays(parse(documents, self._schema(forms)))
+        readings = [
+            form.read(found.column(each.path, form.cast) if form.arrow else _texts(each, values))
+            for each, form in zip(self.fields, forms, strict=True)
+        ]
+        bad = {i: reading.bad for i, reading in enumerate(readings) if reading.bad is not None and reading.bad.any()}
+        columns = [reading.values.alias(each.name) for each, reading in zip(self.fields, readings, strict=True)]
+        presence = [found.presence(path).alias(name) for name, path in self.sections.items()]
+        return Parsed(pl.DataFrame([self._unavailable(readings, len(documents)), *columns, *presence]), bad)
+
+    def accepts(self, index: int, form: Wire, document: bytes) -> bool:
+        """Tell whether one document can be read as far as this field goes, in this form."""
+        try:
+            return not Columnar([self.fields[index]], {}).parse([document], (form,)).bad
+        except UnreadableError:
+            return False
+
+    @cached_property
+    def nothing(self) -> pl.DataFrame:
+        """The frame of no documents, with `_row`."""
+        columns: dict[str, pl.DataType] = {"_row": pl.UInt32(), "_unavailable": pl.List(pl.String())}
+        columns |= {each.name: each.dtype for each in self.fields}
+        return pl.DataFrame(schema=columns | {name: pl.Boolean() for name in self.sections})
+
+    def _unavailable(self, readings: Sequence[Reading], height: int) -> pl.Series:
+        masks = {
+            each.label: reading.unavailable
+            for each, reading in zip(self.fields, readings, strict=True)
+            if each.label and reading.unavailable is not None and reading.unavailable.any()
+        }
+        if not masks:
+            return pl.repeat(None, height, dtype=pl.List(pl.String), eager=True).alias("_unavailable")
+        names = pl.concat_list(
+            pl.when(mask).then(pl.lit(label)).otherwise(pl.lit(None, pl.String)) for label, mask in masks.items()
+        ).list.drop_nulls()
+        return pl.select(_unavailable=pl.when(names.list.len() > 0).then(names)).to_series()
+
+    def _schema(self, forms: Forms) -> pa.Schema:
+        tree: dict[str, Any] = {}
+        for path in self.sections.values():
+            _plant(tree, (*path, _PAD), pa.bool_())
+        for each, form in zip(self.fields, forms, strict=True):
+            if form.arrow:
+                _plant(tree, each.path, form.arrow)
+            elif each.path[:-1]:
+                _plant(tree, (*each.path[:-1], _PAD), pa.bool_())
+        return pa.schema(_branches(tree))
+
+
+class _Arrays:
+    """The nested columns of parsed documents, taken apart once."""
+
+    def __init__(self, root: pa.StructArray) -> None:
+        self._root = root
+        self._children: dict[Path, dict[str, pa.Array]] = {}
+
+    def column(self, path: Path, cast: pa.DataType | None) -> pl.Series:
+        """Return a column, as type `cast` if one is given; raises UnreadableError for values that do not fit it."""
+        array = self._array(path)
+        try:
+            series = pl.from_arrow(array if cast is None else array.cast(cast))
+        except pa.ArrowInvalid as error:
+            raise UnreadableError(str(error)) from None
+        if not isinstance(series, pl.Series):
+            raise TypeError(f"received {type(series)}, expected a column")
+        return series
+
+    def presence(self, path: Path) -> pl.Series:
+        return pl.Series(values=self._array(path).is_valid())
+
+    def _array(self, path: Path) -> pa.Array:
+        parent = path[:-1]
+        if parent not in self._children:
+            struct = self._array(parent) if parent else self._root
+            names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
+            self._children[parent] = dict(zip(names, struct.flatten(), strict=True))
+        return self._children[parent][path[-1]]
+
+
+def _texts(each: Field, values: Sequence[object]) -> pl.Series:
+    found = (value_at(value, each.path) for value in values)
+    return pl.Series([None if value is None else str(value) for value in found], dtype=pl.String)
+
+
+def _plant(tree: dict[str, Any], path: Path, dtype: pa.DataType) -> None:
+    for step in path[:-1]:
+        tree = tree.setdefault(step, {})
+    tree[path[-1]] = dtype
+
+
+def _branches(tree: Mapping[str, Any]) -> list[pa.Field]:
+    return [
+        pa.field(name, pa.struct(_branches(below)) if isinstance(below, dict) else below)
+        for name, below in tree.items()
+    ]

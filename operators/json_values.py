@@ -1,0 +1,64 @@
+"""JSON values of one document in plain Python, and where in the document they stand."""
+
+import json
+
+from operators.json_batch import clip
+
+Path = tuple[str, ...]
+NOTHING = object()
+_LONGEST = 4300  # digits that Python turns into an int; more is an error
+
+
+class Number(str):
+    """A JSON number with a fraction or an exponent, or of thousands of digits, as it is written."""
+
+    __slots__ = ()
+
+
+def _integer(digits: str) -> int | Number:
+    return int(digits) if len(digits) <= _LONGEST else Number(digits)
+
+
+_DECODER = json.JSONDecoder(parse_float=Number)
+_PATIENT = json.JSONDecoder(parse_float=Number, parse_int=_integer)  # slower
+
+
+def load(document: bytes) -> object:
+    """Return the JSON value of a document, numbers that are no integers as `Number`.
+
+    Raises ValueError, or RecursionError when it is nested too deeply.
+    """
+    text = document.decode()
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of thousands of digits
+        return _PATIENT.decode(text)
+
+
+def value_at(value: object, path: Path) -> object:
+    """Return what stands at `path`: None for missing or NULL, `NOTHING` below something that is not an object."""
+    for step in path:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            return NOTHING
+        value = value.get(step)
+    return value
+
+
+def shown(value: object) -> str:
+    """Return a JSON value as text for a message."""
+    text = str(value) if isinstance(value, Number) else json.dumps(_bare(value), ensure_ascii=False)
+    return clip(text, 100)
+
+
+def _bare(value: object) -> object:
+    if isinstance(value, Number):
+        return float(value)
+    if isinstance(value, list):
+        return [_bare(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _bare(each) for name, each in value.items()}
+    return value
