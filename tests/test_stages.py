@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows import Count, EventLog, Kpi, Silver
+from flows import Count, EventLog, Json, Kpi, Silver
 from flows.event_batch import EventBatch, decode_records
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
@@ -17,9 +17,10 @@ from storage.records import Records
 
 THINGS = Silver(
     "things",
-    source=EventLog("things"),
-    schema={"id": "int64", "kind": "string"},
+    source=EventLog("things", format=Json(operation="op")),
+    schema={"id": "int64", "version": "int64", "kind": "string"},
     keys=["id"],
+    sequence_by="version",
 )
 KINDS = Kpi("kinds", source=THINGS, group_by=["kind"], measures={"things": Count()})
 TABLES = ("staging/things", "silver/things", "gold/kinds")
@@ -28,27 +29,30 @@ TABLES = ("staging/things", "silver/things", "gold/kinds")
 class Chain:
     """Staging, Silver and Gold of one lake, fed by hand."""
 
-    def __init__(self, lake: Path) -> None:
+    def __init__(self, lake: Path, start: int = 0) -> None:
         where, partitions = Lake(str(lake)), ["things/0"]
         self._decoder = THINGS.decoder()
         self._staging = StagingStage(THINGS, where, "demo", partitions)
-        self._next = 0
+        self._next = start
         self.advance()
         self._silver = SilverStage(THINGS, where, "demo", partitions, Progress(dict))
         self._gold = GoldStage(KINDS, where, "demo")
 
-    def advance(self, *ids: int) -> None:
-        """Send upserts of these keys through all stages that there are."""
-        staged = self._staging.advance([self._batch(ids)])
+    def advance(self, *values: bytes) -> None:
+        """Send these values through all stages that there are."""
+        staged = self._staging.advance([self._batch(values)])
         if hasattr(self, "_gold"):
             self._gold.advance(self._silver.advance(staged))
 
-    def _batch(self, ids: tuple[int, ...]) -> EventBatch:
-        start, self._next = self._next, self._next + len(ids)
-        values = [b'{"id": %d, "kind": "%d"}' % (each, each % 2) for each in ids]
+    def _batch(self, values: tuple[bytes, ...]) -> EventBatch:
+        start, self._next = self._next, self._next + len(values)
         offsets = np.arange(start, self._next)
-        records = Records("things", 0, start, self._next, offsets, offsets, [None] * len(ids), values)
+        records = Records("things", 0, start, self._next, offsets, offsets, [None] * len(values), values)
         return decode_records(records, self._decoder, THINGS.schema)
+
+
+def thing(number: int, version: int, op: str = "upsert") -> bytes:
+    return b'{"op": "%s", "id": %d, "version": %d, "kind": "%d"}' % (op.encode(), number, version, number % 2)
 
 
 @pytest.mark.parametrize("broken", TABLES)
@@ -59,9 +63,21 @@ def test_a_commit_that_raised_and_happened_is_counted_once(
     chain = Chain(tmp_path)
     (tmp_path / broken / "_delta_log/_last_checkpoint").mkdir()
     for step in range(12):
-        chain.advance(step, step + 100)
+        chain.advance(thing(step, 1), thing(step + 100, 1))
         silver = pl.read_delta(str(tmp_path / "silver/things"))
         gold = pl.read_delta(str(tmp_path / "gold/kinds"))
         assert sorted(silver["id"]) == sorted([*range(step + 1), *range(100, 101 + step)])
         assert gold["things"].sum() == 2 * (step + 1), step
     assert f"{broken}: the outcome of a commit is unknown" in caplog.text
+
+
+def test_a_deleted_key_stays_dead_for_older_events_after_a_restart(tmp_path: Path) -> None:
+    chain = Chain(tmp_path)
+    chain.advance(thing(1, 1), thing(2, 1), thing(3, 1))
+    chain.advance(thing(1, 5, "delete"), thing(2, 5, "delete"), thing(2, 6))
+    restarted = Chain(tmp_path, start=6)
+    restarted.advance(thing(1, 4), thing(2, 5), thing(3, 2))
+    silver = pl.read_delta(str(tmp_path / "silver/things")).sort("id")
+    assert silver.select("id", "version").rows() == [(2, 6), (3, 2)]
+    restarted.advance(thing(1, 7))
+    assert pl.read_delta(str(tmp_path / "gold/kinds")).sort("kind").rows() == [("0", 1, 1), ("1", 2, 2)]
