@@ -50,7 +50,7 @@ def parsed(scale: int) -> pa.DataType:
 def perilous(documents: Sequence[bytes]) -> list[int]:
     """Return which documents may hold an exponent that must not reach Arrow; some are returned that hold none."""
     joined = b"\n".join(documents)
-    if _ESCAPE not in joined and not _has_small_exponent(joined):
+    if not (b"\\" in joined and _ESCAPE in joined) and not _has_small_exponent(joined):
         return []
     return [i for i, document in enumerate(documents) if _PERILOUS.search(document)]
 
@@ -72,6 +72,12 @@ def is_plain(text: str) -> bool:
         return False
     digits = len(found.whole.lstrip("0")) + len(found.fraction) - min(found.places, 0)
     return digits <= _MAX_DIGITS and found.places <= _MAX_SHIFT and -found.exponent <= _MAX_DIGITS
+
+
+def at_a_glance(declared: pa.Decimal128Type) -> re.Pattern[str]:
+    """Return a pattern of texts that are plain and fit, the usual ones though not all."""
+    whole = f"[0-9]{{1,{declared.precision - declared.scale}}}" if declared.precision > declared.scale else "0"
+    return re.compile(f"-?{whole}(?:\\.[0-9]{{1,{declared.scale}}})?" if declared.scale else f"-?{whole}")
 
 
 def exactly(text: str, precision: int, scale: int) -> Decimal | None:

@@ -26,7 +26,8 @@ from operators.json_batch import UnreadableError, without_giants
 from operators.json_values import Path, load
 from operators.look import Eye, Field, Forms
 
-_PIECE = 256
+_PIECE = 64
+_WINDOW = 512
 _INFINITY = b"Inf"  # the one number that the parser reads and Python does not
 
 
@@ -105,13 +106,30 @@ class Reader:
             self._guess = first
             if self._try(work, rows, left):
                 return left
-        if len(rows) <= _PIECE:
+        readable = self._readable(work, rows) if len(rows) > _PIECE else []
+        if not readable or not self._try(work, readable, left):
             return [*rows]
-        for at in range(0, len(rows), _PIECE):
-            piece = rows[at : at + _PIECE]
-            if not self._try(work, piece, left):
-                left += piece
-        return left
+        return sorted({*rows} - {*readable} | {*left})
+
+    def _readable(self, work: _Reading, rows: Sequence[int]) -> list[int]:
+        """Return most of the rows that the parser reads in the guessed forms."""
+        readable: list[int] = []
+        at, size = 0, _WINDOW
+        while at < len(rows):
+            part = rows[at : at + size]
+            fault = self._columnar.fault(work.some(part), self._guess)
+            if fault is None:
+                readable += part
+                at, size = at + len(part), _WINDOW
+            elif fault.reached is not None:  # pass over one if they are few, over many if they are not
+                readable += part[: fault.reached]
+                at += fault.reached + (1 if fault.reached >= _PIECE // 2 else _PIECE)
+            elif fault.row and fault.row >= _PIECE // 2:  # those before the blamed one may be read
+                size = fault.row
+            else:
+                after_readable = bool(readable) and readable[-1] == rows[at - 1]
+                at, size = at + (1 if fault.row == 0 and after_readable else _PIECE), _WINDOW
+        return readable
 
     def _try(self, work: _Reading, rows: Sequence[int], left: list[int]) -> bool:
         """Read rows in the guessed forms, adding bad ones to `left`; tell whether they could be read."""

@@ -43,6 +43,11 @@ class UnreadableError(ValueError):
         self.row = row
 
     @property
+    def reached(self) -> int | None:
+        """How many documents the parser took before it failed, None when it failed after it took all."""
+        return self.row if str(self).startswith("JSON parse error") else None
+
+    @property
     def is_giant(self) -> bool:
         """Whether a number is to blame that is too large for the parser, be it declared or not."""
         return "Number too big" in str(self)
@@ -94,15 +99,20 @@ def parse(documents: Sequence[bytes], schema: pa.Schema) -> pa.StructArray:
 
 
 def without_giants(document: bytes) -> bytes:
-    """Return a document with NULL for the numbers that are too large for the parser even where they are not declared.
+    """Return a document without numbers that the parser refuses even where they are not declared.
 
-    Those are the numbers beyond the largest float64.
+    Those beyond the largest float64 are made NULL, and zeros with an exponent are made zeros without.
     """
-    return _TOKENS.sub(lambda found: found[1] or (b"null" if _is_giant(found[0]) else found[0]), document)
+    return _TOKENS.sub(lambda found: found[1] or _small(found[0]), document)
 
 
-def _is_giant(token: bytes) -> bool:
-    return _NUMBER.fullmatch(token) is not None and math.isinf(float(token))
+def _small(token: bytes) -> bytes:
+    if not _NUMBER.fullmatch(token):
+        return token
+    if math.isinf(float(token)):
+        return b"null"
+    mantissa, exponent, _ = token.lower().partition(b"e")
+    return mantissa if exponent and not mantissa.strip(b"-0.") else token
 
 
 def _blamed(message: str, documents: Sequence[bytes]) -> int | None:

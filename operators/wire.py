@@ -30,7 +30,7 @@ import polars as pl
 import pyarrow as pa
 
 from operators.decimal_bytes import to_decimals, unscaled
-from operators.decimal_text import exactly, is_plain, parsed
+from operators.decimal_text import at_a_glance, exactly, is_plain, parsed
 from operators.formats import PLACEHOLDER, Debezium, Format
 from operators.json_values import Number
 
@@ -235,16 +235,23 @@ def _decimals(dtype: pl.Decimal) -> tuple[Wire, ...]:
     expected = f"a number that fits decimal({dtype.precision}, {dtype.scale})"
     exact = partial(exactly, precision=dtype.precision or _MAX_SCALE, scale=dtype.scale)
     declared = pa.decimal128(dtype.precision, dtype.scale)
-    fits, plain = partial(_is_decimal, exact, plain=False), partial(_is_decimal, exact, plain=True)
+    fits, plain = partial(_is_decimal, exact), partial(_is_plain_decimal, exact, at_a_glance(declared))
     return (
         Wire(expected, parsed(dtype.scale), plain, Reading, declared),
         Wire(expected, None, fits, lambda text: Reading(pl.Series(text.name, map(exact, text), dtype))),
     )
 
 
-def _is_decimal(exact: Callable[[str], Decimal | None], value: object, *, plain: bool) -> bool:
+def _is_decimal(exact: Callable[[str], Decimal | None], value: object) -> bool:
     text = str(value) if _is_integer(value) else value
-    return isinstance(text, str) and (not plain or is_plain(text)) and exact(text) is not None
+    return isinstance(text, str) and exact(text) is not None
+
+
+def _is_plain_decimal(exact: Callable[[str], Decimal | None], glance: re.Pattern[str], value: object) -> bool:
+    text = str(value) if _is_integer(value) else value
+    if not isinstance(text, str):
+        return False
+    return glance.fullmatch(text) is not None or (is_plain(text) and exact(text) is not None)
 
 
 def _precise_decimals(dtype: pl.Decimal) -> tuple[Wire, ...]:

@@ -247,3 +247,22 @@ def test_a_column_can_be_the_sequence_of_upserts_and_deletes() -> None:
     assert decoded.events["_sequence"].to_list() == [5, 1_000_000]
     missing = "sequence 'at': received NULL or nothing, expected a value"
     assert decoded.rejects.rows() == [(2, "decode", missing), (3, "decode", missing)]
+
+
+def test_a_truncate_without_a_declared_sequence_is_rejected() -> None:
+    decoded = Decoder(SHOP, ["id"], None, Debezium()).decode([None] * 2, [event("c", after={"id": 1}), event("t")])
+    assert decoded.events["_op"].to_list() == ["upsert"]
+    reason = "op t: truncate needs sequence_by, as positions of different partitions cannot be compared"
+    assert decoded.rejects.rows() == [(1, "decode", reason)]
+
+
+def test_a_scaled_decimal_that_overflows_costs_no_neighbour() -> None:
+    wide = Decoder(parse_schema({"id": "int64", "d": "decimal(38, 20)"}), ["id"], None, Debezium())
+    amounts = [(0, 10**37), (0, 10**18 - 1), (21, 10), (21, 1), (38, 10**20), (0, 2**127 - 1)]
+    rows = [{"id": i, "d": {"scale": scale, "value": base64_of(n)}} for i, (scale, n) in enumerate(amounts)]
+    decoded = wide.decode([None] * len(rows), [event("c", after=row) for row in rows])
+    assert decoded.events.select("id", "d").rows() == [
+        (1, Decimal(10**18 - 1)),
+        (2, Decimal(10).scaleb(-21)),
+        (4, Decimal(10**20).scaleb(-38)),
+    ]

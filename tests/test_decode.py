@@ -1,10 +1,15 @@
 """Records to change events: strict typing, one verdict per record, and no say for the neighbours."""
 
+import itertools
 import json
+import random
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -200,6 +205,15 @@ def test_a_declaration_that_cannot_work_is_refused(build: Callable[[], object], 
 SCALARS = [
     *("null", "1", "-7", "1.5", "1e3", "true", '"5"', '"UA"', "NaN", "[]", '["a"]', "{}", "99999999999", "[1]"),
     *('"2013-01-01"', '"2013-01-01T05:17:00.123456789Z"', '"1600-01-01T00:00:00Z"', '"} null"', '"\\ud800"', '"é"'),
+    *('"2013-01-01T05:17:00Z"', "1357035420000", "12.505", '"1e-41"', "1e-999999999", "1e999999999", '"1\\u0065-77"'),
+    *(
+        "15706",
+        '"yesterday"',
+        "1250e-2",
+        '"0e-99999999999999999999"',
+        "Inf",
+        '"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="',
+    ),
     *(f'"{PLACEHOLDER}"', f'["{PLACEHOLDER}"]', '"AQ=="', '{"scale": 2, "value": "AQ=="}'),
 ]
 FRAGMENTS = [
@@ -285,3 +299,28 @@ def test_bad_records_are_found_among_thousands_of_good_ones() -> None:
     bad = {i + j for i in range(0, 3000, 100) for j in (0, 1, 3)}
     assert {*decoded.rejects["_row"]} == bad
     assert decoded.events["flight"].to_list() == [i for i in range(3000) if i not in bad]
+
+
+def test_mixed_forms_and_bad_records_in_any_order_are_what_each_is_alone() -> None:
+    days = ["15706", '"2013-01-01"', "null", '"2013-02-30"', "true"]
+    fares = ["1.5", '"1e-41"', "1e-999999999", "125e-2", '"0e99999999999"', "12.505", '"x"']
+    instants = ["5", '"1970-01-01T00:00:00Z"', '"1970-01-01T00:00:00.123456789Z"', '"1970-13-01T00:00:00Z"', "1e5"]
+    extras = ["1", "1e-999999999", "1e999999999", "Inf", '"\\ud800"']
+    values = [
+        b'{"flight": %d, "day": %s, "fare": %s, "landed_at": %s, "x": %s}' % (i, *(part.encode() for part in parts))
+        for i, parts in enumerate(itertools.product(days, fares, instants, extras))
+    ]
+    random.Random(7).shuffle(values)
+    decoder = Decoder(FLIGHTS, ["flight"], None, Json())
+    whole = decoder.decode([None] * len(values), values)
+    alone = [decode(value) for value in values]
+    assert_frame_equal(whole.events.drop("_row"), pl.concat(each.events for each in alone).drop("_row"))
+    assert whole.rejects["reason"].to_list() == [reason for each in alone for reason in each.rejects["reason"]]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_text_of_a_decimal_crashes_or_is_read_as_another_number(seed: int) -> None:
+    """In a process of its own: pyarrow 26.0.1 crashes where a text of 1e-999999999 reaches its decimals."""
+    command = [sys.executable, "-m", "tests.decimal_texts", str(seed), "3000"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert (found.returncode, found.stdout.splitlines()) == (0, ["done"]), found.stderr
