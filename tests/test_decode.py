@@ -307,7 +307,7 @@ def test_mixed_forms_and_bad_records_in_any_order_are_what_each_is_alone() -> No
     instants = ["5", '"1970-01-01T00:00:00Z"', '"1970-01-01T00:00:00.123456789Z"', '"1970-13-01T00:00:00Z"', "1e5"]
     extras = ["1", "1e-999999999", "1e999999999", "Inf", '"\\ud800"']
     values = [
-        b'{"flight": %d, "day": %s, "fare": %s, "landed_at": %s, "x": %s}' % (i, *(part.encode() for part in parts))
+        '{{"flight": {}, "day": {}, "fare": {}, "landed_at": {}, "x": {}}}'.format(i, *parts).encode()
         for i, parts in enumerate(itertools.product(days, fares, instants, extras))
     ]
     random.Random(7).shuffle(values)
