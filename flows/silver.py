@@ -9,7 +9,7 @@ from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from operators.decode import Decoder
 from operators.scd1 import TECHNICAL
-from operators.schema import DeclarationError, Schema, did_you_mean, parse_schema
+from operators.schema import DeclarationError, Schema, parse_schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,6 @@ class Silver:
             object.__setattr__(self, attribute, value)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
-            self._check_keys()
             self.decoder()
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
@@ -62,17 +61,3 @@ class Silver:
     def decoder(self) -> Decoder:
         """Return a new decoder of this table's records."""
         return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
-
-    def _check_keys(self) -> None:
-        if not self.keys:
-            raise DeclarationError("keys is empty; expected the columns that identify a row")
-        for key in self.keys:
-            if key not in self.schema:
-                raise DeclarationError(
-                    f"keys: unknown column {key!r}; the schema has: {', '.join(self.schema)}."
-                    f"{did_you_mean(key, self.schema)}"
-                )
-            if self.schema[key].is_float() or self.schema[key].is_nested():
-                raise DeclarationError(
-                    f"keys: column {key!r} is of type {self.columns[key]!r}; floats and lists cannot identify a row"
-                )

@@ -31,4 +31,3 @@ class Changes:
     def after(self) -> pl.DataFrame:
         """The rows that are new or take the place of others."""
         return pl.concat([self.inserted, self.updated_to])
-

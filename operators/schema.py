@@ -47,9 +47,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("carier", ["carrier", "origin"])
     " Did you mean 'carrier'?"
+    >>> did_you_mean("ID", ["id"])
+    " Did you mean 'id'?"
     """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def parse_type(text: str) -> pl.DataType:
