@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from operators.json_batch import lines_of
+
 _MAX_DIGITS = 38
 _MAX_SHIFT = 76
 _TEXT = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?", re.ASCII)
@@ -49,7 +51,7 @@ def parsed(scale: int) -> pa.DataType:
 
 def perilous(documents: Sequence[bytes]) -> list[int]:
     """Return which documents may hold an exponent that must not reach Arrow; some are returned that hold none."""
-    joined = b"\n".join(documents)
+    joined = lines_of(documents)
     if not (b"\\" in joined and _ESCAPE in joined) and not _has_small_exponent(joined):
         return []
     return [i for i, document in enumerate(documents) if _PERILOUS.search(document)]

@@ -12,6 +12,7 @@ r"""Many JSON objects in one columnar parse, without letting one of them speak f
 import math
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -53,19 +54,34 @@ class UnreadableError(ValueError):
         return "Number too big" in str(self)
 
 
+class Documents(list[bytes]):
+    """The documents of a batch, not to be changed: their lines are joined once, however often they are asked for."""
+
+    @cached_property
+    def lines(self) -> bytes:
+        """The documents with a newline between each two."""
+        return b"\n".join(self)
+
+
+def lines_of(documents: Sequence[bytes]) -> bytes:
+    """Return `documents` with a newline between each two."""
+    return documents.lines if isinstance(documents, Documents) else b"\n".join(documents)
+
+
 class Tidied(NamedTuple):
     """Regular documents, the place each had in the input (ascending), and (place, reason) of all others."""
 
-    documents: list[bytes]
+    documents: Documents
     places: list[int] | range
     rejects: list[tuple[int, str]]
 
 
 def tidy(documents: Sequence[bytes]) -> Tidied:
     """Return `documents` as regular documents, or why they cannot be; the verdict on each depends on it alone."""
-    if _regular(b"\n".join(documents), len(documents)):
-        return Tidied(list(documents), range(len(documents)), [])
-    good: list[bytes] = []
+    whole = Documents(documents)
+    if _regular(whole.lines, len(whole)):
+        return Tidied(whole, range(len(whole)), [])
+    good = Documents()
     places: list[int] = []
     rejects: list[tuple[int, str]] = []
     for i, document in enumerate(documents):
@@ -84,7 +100,7 @@ def parse(documents: Sequence[bytes], schema: pa.Schema) -> pa.StructArray:
     Missing fields are NULL, undeclared ones are ignored. Raises UnreadableError when a document is not a JSON
     object, holds more than one, or has a value that does not fit its field.
     """
-    joined = b"\n".join(documents)
+    joined = lines_of(documents)
     try:
         table = pj.read_json(
             pa.BufferReader(joined),
