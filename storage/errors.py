@@ -9,6 +9,8 @@ StorageError
     │   └── OffsetLostError     the next offset to read no longer exists
     ├── TableMismatchError    a table at this path is not the declared one
     ├── UnreadableTableError  a table's log cannot be read
+    │   └── CorruptVectorError    a deletion vector is missing or damaged
+    ├── UnsupportedTableError the table needs a feature that we do not have
     ├── UnwritableError       the lake cannot be written
     ├── HoleError             a range of records is missing between position and batch
     └── FencedError           a newer owner writes this table
@@ -61,3 +63,11 @@ class UnwritableError(TerminalError):
 
 class UnreadableTableError(TerminalError):
     """A table's log cannot be read."""
+
+
+class CorruptVectorError(UnreadableTableError):
+    """A deletion vector is missing or damaged; the rows of its file are not known."""
+
+
+class UnsupportedTableError(TerminalError):
+    """The table needs a feature of the Delta protocol that we do not have."""
