@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,9 +95,8 @@ def check_writable(uri: str) -> None:
         return  # an object store says so at the first write
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
-        probe = Path(uri) / ".goldwax-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=uri):  # a name of its own: the processes of a cluster look at the same time
+            pass
     except OSError as error:
         raise UnwritableError(
             f"{uri}: cannot write here ({error.strerror}); expected a directory this user may write to. "

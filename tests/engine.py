@@ -1,7 +1,9 @@
 """Runs the engine as a user does, as a process of its own, and reads the lake it leaves behind."""
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -69,10 +71,12 @@ def forget_recovery(directory: Path) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, outside the range that outgoing connections are given theirs from."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def tables(lake: Path) -> dict[str, pl.DataFrame]:

@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_cluster_of_two_processes_changes_no_row(
     """Commits are so small that a source may only go on when it hears of them from the other process."""
     engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events_directory), "TEST_MAX_ROWS": "700"})
     processes = _cluster(engine, with_recovery(tmp_path / "recovery") if recovery else ())
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = _ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert_same_tables(tables(engine.lake), expected)
     assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
@@ -84,7 +85,7 @@ def test_a_cluster_drains_when_all_its_processes_are_told_to_stop(tmp_path: Path
     _wait_until_staged(engine.lake, sum(ends.values()))
     for process in processes:
         process.terminate()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = _ended(processes)
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert_every_record_once(engine.lake, ends)
 
@@ -198,6 +199,21 @@ def test_a_second_run_finds_nothing_to_do(events_directory: Path, tmp_path: Path
 def _cluster(engine: Engine, arguments: tuple[str, ...], *, tail: bool = False) -> list[subprocess.Popen[str]]:
     addresses = f"127.0.0.1:{free_port()};127.0.0.1:{free_port()}"
     return [engine.start(tail=tail, arguments=("-i", str(number), "-a", addresses, *arguments)) for number in range(2)]
+
+
+def _ended(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Wait for all processes of a cluster and return what they printed; kill what hangs."""
+
+    def kill() -> None:
+        for process in processes:
+            process.kill()
+
+    watchdog = threading.Timer(60, kill)
+    watchdog.start()
+    try:
+        return [process.communicate()[0] for process in processes]
+    finally:
+        watchdog.cancel()
 
 
 def _wait_until_staged(lake: Path, count: int) -> None:

@@ -1,5 +1,6 @@
 """Owned tables, merges, the change feed and staging on real Delta tables."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +209,14 @@ def test_a_lake_that_cannot_be_written_says_so_before_anything_starts(tmp_path: 
         OwnedTable(lake, declared(ROOMS))
     with pytest.raises(UnwritableError, match=r"cannot write here .*Set GOLDWAX_LAKE"):
         check_table(lake, declared(ROOMS))
+
+
+def test_the_processes_of_a_cluster_may_look_at_the_same_time(tmp_path: Path) -> None:
+    def look(_: int) -> None:
+        check_table(str(tmp_path / "rooms"), declared(ROOMS))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, range(400)))
 
 
 def test_checking_a_table_that_is_not_there_leaves_no_table_behind(tmp_path: Path) -> None:
