@@ -13,10 +13,9 @@ from flows.silver_stage import Handover
 from flows.stage import advance
 from flows.tables import gold_table
 from operators.changes import Changes
-from operators.rollup import replacement
 from storage.change_feed import read_changes
 from storage.errors import HoleError
-from storage.merge_writer import RewriteMergeWriter
+from storage.merge_writer import MergeWriter
 from storage.table import Commit, OwnedTable, table_id
 
 _FEED_STEP = 20  # Silver versions read at a time, which bounds the memory of a catch-up
@@ -52,10 +51,9 @@ class GoldStage:
         declaration = gold_table(self._kpi, self._pipeline, table_id(self._silver_uri))
         self._table = OwnedTable(self._lake.gold(self._kpi.name), declaration)
         self._rollup = self._kpi.rollup()
-        self._writer = RewriteMergeWriter(self._table, self._rollup.grain)
+        self._writer = MergeWriter(self._table)
+        self._writer.load(self._rollup.load, self._rollup.schema.names())
         self._position = self._table.positions([self._silver]).get(self._silver) if self._table.is_current else None
-        if self._position is not None:
-            self._rollup.load(self._table.read())
 
     @property
     def _silver_uri(self) -> str:
@@ -97,20 +95,16 @@ class GoldStage:
                 self._advance_to(step, images.before, images.after)
 
     def _advance_to(self, version: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
-        changes = self._rollup.plan(before, after)
-        self._commit(version, changes)
-        self._rollup.apply(changes)
+        self._commit(version, self._rollup.plan(before, after))
 
     def _make_anew(self, version: int) -> None:
         """Replace whatever the table holds by the KPI over all rows of Silver at `version`."""
         silver = DeltaTable(self._silver_uri, version=version)
-        rollup = self._kpi.rollup()
-        rows = rollup.batch(pl.scan_delta(silver).select(rollup.inputs).collect())
-        self._commit(version, replacement(self._table.read(), rows, rollup.grain))
-        rollup.load(rows)
-        self._rollup = rollup
+        rows = self._rollup.batch(pl.scan_delta(silver).select(self._rollup.inputs).collect())
+        self._commit(version, self._rollup.replace(rows))
 
     def _commit(self, version: int, changes: Changes) -> None:
         ledger = {"silver": self._silver, "from_version": self._position, "version": version}
         self._writer.merge(row_changes(changes), Commit({self._silver: version}, ledger))
+        self._rollup.apply(changes)
         self._position = version

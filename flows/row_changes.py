@@ -6,4 +6,12 @@ from storage.merge_writer import RowChanges
 
 def row_changes(changes: Changes) -> RowChanges:
     """Return `changes` as a merge writer takes them."""
-    return RowChanges(changes.inserted, changes.updated_from, changes.updated_to, changes.deleted)
+    return RowChanges(
+        changes.inserted,
+        changes.inserted_slots,
+        changes.updated_from,
+        changes.updated_to,
+        changes.updated_slots,
+        changes.deleted,
+        changes.deleted_slots,
+    )

@@ -14,7 +14,7 @@ from flows.stage import advance
 from flows.tables import silver_table
 from operators.changes import Changes
 from operators.scd1 import Plan, Scd1
-from storage.merge_writer import MergeResult, RewriteMergeWriter
+from storage.merge_writer import MergeResult, MergeWriter
 from storage.positions import Range, take_from
 from storage.staging import first_staged, read_deletes, read_range
 from storage.table import Commit, OwnedTable, read_positions
@@ -39,7 +39,7 @@ class Handover:
 class SilverStage:
     """Merges staged events into one Silver table.
 
-    The state, current rows and tombstones, is read from Silver and staging when the table is opened, and is in step
+    The state, keys, sequences and tombstones, is read from Silver and staging when the table is opened, and is in step
     with `version` at all times: a plan is applied to it only when its commit is known to have happened.
     """
 
@@ -66,9 +66,9 @@ class SilverStage:
         uri = self._lake.silver(self._silver.name)
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.positions(self._partitions)
-        self._writer = RewriteMergeWriter(self._table, self._silver.keys)
-        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys)
-        self._state.load(self._table.read())
+        self._writer = MergeWriter(self._table)
+        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys, self._writer)
+        self._writer.load(self._state.load, self._state.loaded_columns)
         self._state.load_deletes(*read_deletes(self._staging, self._positions))
 
     @property
@@ -94,7 +94,8 @@ class SilverStage:
         fresh = self._fresh(batches)
         if not fresh:
             nothing = pl.DataFrame(schema=self._silver.row_schema)
-            return Handover(self._silver.name, self._table.version, self._table.version, nothing, nothing)
+            standing = self._table.data_version
+            return Handover(self._silver.name, standing, standing, nothing, nothing)
         events = pl.concat([batch.events for batch in fresh])
         plan = self._state.plan(events.filter(~pl.col("_op").is_in(_DONE)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}

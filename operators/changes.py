@@ -4,23 +4,23 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from operators.key_index import Slots
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Whole rows that come, change and go; a key is in at most one of the three.
+    """Whole rows that come, change and go, each with the slot of its key; a key is in at most one of the three.
 
     `updated_from` and `updated_to` have the same keys in the same order. All frames have the same columns.
     """
 
     inserted: pl.DataFrame
+    inserted_slots: Slots
     updated_from: pl.DataFrame
     updated_to: pl.DataFrame
+    updated_slots: Slots
     deleted: pl.DataFrame
-
-    @property
-    def is_empty(self) -> bool:
-        """Tell whether nothing changes."""
-        return not (self.inserted.height or self.updated_to.height or self.deleted.height)
+    deleted_slots: Slots
 
     @property
     def before(self) -> pl.DataFrame:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Flags = npt.NDArray[np.bool_]
+from operators.held_rows import Flags
+
 Ints = npt.NDArray[np.int64]
 
 NEVER = int(np.iinfo(np.int64).min)
@@ -66,23 +67,6 @@ class Rank:
         """Return the permutation that sorts by slot, then by rank."""
         order: Ints = np.lexsort((self.offset, self.partition, self.deleted, self.sequence, slots))
         return order
-
-    def store(self, slots: Ints, ranks: "Rank") -> None:
-        """Overwrite the ranks at distinct places."""
-        self.sequence[slots] = ranks.sequence
-        self.deleted[slots] = ranks.deleted
-        self.partition[slots] = ranks.partition
-        self.offset[slots] = ranks.offset
-
-    def grown(self, size: int) -> "Rank":
-        """Return a copy with room for `size` ranks, the new ones below every event's."""
-        more = Rank.never(size - len(self.sequence))
-        return Rank(
-            np.concatenate([self.sequence, more.sequence]),
-            np.concatenate([self.deleted, more.deleted]),
-            np.concatenate([self.partition, more.partition]),
-            np.concatenate([self.offset, more.offset]),
-        )
 
 
 def last_of_each(slots: Ints) -> Flags:

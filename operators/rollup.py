@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from operators.changes import Changes
-from operators.keyed_rows import KeyedRows
+from operators.key_index import KeyIndex, Slots
 from operators.measures import Accumulators, Measure
 from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.slot_rows import SlotRows
 from operators.windows import Tumbling
 
 ROWS = "_rows"
@@ -32,11 +34,13 @@ class Rollup:
         self.grain = [*group_by, *([WINDOW_START] if window else [])]
         self.schema = self._gold_schema(schema)
         self.inputs = _distinct([*group_by, *([window.on] if window else []), *_columns_of(measures)])
-        self._groups = KeyedRows(self.grain, self.schema)
+        self._index, self._groups = KeyIndex(self.grain), SlotRows(self.schema)
 
-    def load(self, rows: pl.DataFrame) -> None:
-        """Take in the rows of the Gold table as they stand."""
-        self._groups.put(self._groups.admit(rows), rows)
+    def load(self, rows: pl.DataFrame) -> Slots:
+        """Take in rows of the Gold table as they stand, and return their slots."""
+        slots = self._index.admit(rows)
+        self._groups.put(slots, rows)
+        return slots
 
     def plan(self, before: pl.DataFrame, after: pl.DataFrame) -> Changes:
         """Return what the Gold table must change when source rows `before` go and `after` come.
@@ -44,19 +48,41 @@ class Rollup:
         Both have at least the columns `inputs`.
         """
         deltas = self._deltas(before, after)
-        slots = self._groups.admit(deltas)
+        slots = self._index.admit(deltas)
         present = self._groups.present(slots)
-        held = self._groups.rows(slots[present])
+        held, held_slots = self._groups.rows(slots[present]), slots[present]
         inserted = self._finished(deltas.filter(~present))
         combined = self._finished(self._add(held, deltas.filter(present)))
-        alive = combined[ROWS] > 0
-        return Changes(inserted, held.filter(alive), combined.filter(alive), held.filter(~alive))
+        alive = (combined[ROWS] > 0).to_numpy()
+        return Changes(
+            inserted,
+            slots[~present],
+            held.filter(alive),
+            combined.filter(alive),
+            held_slots[alive],
+            held.filter(~alive),
+            held_slots[~alive],
+        )
+
+    def replace(self, rows: pl.DataFrame) -> Changes:
+        """Return what the Gold table must change to hold `rows`, one a group, and nothing else."""
+        slots = self._index.admit(rows)
+        present = self._groups.present(slots)
+        gone = np.setdiff1d(self._groups.slots(), slots)
+        return Changes(
+            rows.filter(~present),
+            slots[~present],
+            self._groups.rows(slots[present]),
+            rows.filter(present),
+            slots[present],
+            self._groups.rows(gone),
+            gone,
+        )
 
     def apply(self, changes: Changes) -> None:
         """Make the state what it is after `changes`."""
-        self._groups.remove(self._groups.admit(changes.deleted))
-        after = changes.after
-        self._groups.put(self._groups.admit(after), after)
+        self._groups.remove(changes.deleted_slots)
+        self._groups.put(np.concatenate([changes.inserted_slots, changes.updated_slots]), changes.after)
 
     def batch(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the whole Gold table computed at once from all source rows."""
@@ -150,14 +176,3 @@ def _signed(rows: pl.DataFrame, columns: Sequence[str], sign: int) -> pl.DataFra
 
 def _distinct(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def replacement(held: pl.DataFrame, wanted: pl.DataFrame, grain: Sequence[str]) -> Changes:
-    """Return the changes that turn the rows `held` into `wanted`, both at most one a group."""
-    known = wanted.select(grain).join(held, on=list(grain), how="inner", nulls_equal=True, maintain_order="left")
-    return Changes(
-        inserted=wanted.join(held, on=list(grain), how="anti", nulls_equal=True),
-        updated_from=known.select(wanted.columns),
-        updated_to=wanted.join(held, on=list(grain), how="semi", nulls_equal=True, maintain_order="left"),
-        deleted=held.join(wanted, on=list(grain), how="anti", nulls_equal=True).select(wanted.columns),
-    )

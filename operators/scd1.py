@@ -1,7 +1,7 @@
 """Change detection for SCD1: which events of a batch change the current row of their key.
 
 The event of the greatest rank (see `rank`) is a key's current row, whatever the order of arrival. A deleted key
-keeps the rank of its delete, its tombstone, and a truncate keeps its sequence as a floor, so that an older event
+keeps the sequence of its delete, its tombstone, and a truncate keeps its sequence as a floor, so that an older event
 which arrives later stays without effect.
 """
 
@@ -12,10 +12,12 @@ import numpy as np
 import polars as pl
 
 from operators.changes import Changes
+from operators.equality import equal_rows
+from operators.growing import grown
 from operators.hashing import hash_rows
-from operators.key_index import Slots
-from operators.keyed_rows import KeyedRows
-from operators.rank import NEVER, Flags, Ints, Rank, last_of_each
+from operators.held_rows import Flags, HeldRows
+from operators.key_index import KeyIndex, Slots
+from operators.rank import NEVER, Rank, last_of_each
 from operators.unavailable import UNAVAILABLE, fill_unavailable
 
 TECHNICAL = pl.Schema(
@@ -43,48 +45,47 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The effect of one batch, applied to the state once it is committed to the table."""
-
-    changes: Changes
-    counts: Counts
-    newest: "Newest"
-    removed: Slots
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Newest:
-    """Events of a batch, one a key, of a greater rank than their key held; sorted by slot."""
+class Ranked:
+    """Events with the slots of their keys and their ranks, sorted by both."""
 
     events: pl.DataFrame
     slots: Slots
     ranks: Rank
 
 
-class Scd1:
-    """Current rows and ranks of all keys of one Silver table.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The effect of one batch, applied to the state once it is committed to the table.
 
-    `plan` leaves the rows as they are and `apply` changes them: in between, the caller commits the changes.
-    Memory: see `KeyedRows`, and 21 bytes a key for its rank.
+    `newest` has the events, one a key, of a greater rank than their key held.
     """
 
-    def __init__(self, schema: pl.Schema, keys: Sequence[str]) -> None:
+    changes: Changes
+    counts: Counts
+    newest: Ranked
+    floor: int
+
+
+class Scd1:
+    """Keys and sequences of one Silver table, whose current rows someone else holds.
+
+    `plan` leaves the state as it is and `apply` changes it: in between, the caller commits the changes, after which
+    `held` must show them. Memory: see `KeyIndex`, and 8 to 9 bytes a key for its sequence.
+    """
+
+    def __init__(self, schema: pl.Schema, keys: Sequence[str], held: HeldRows) -> None:
         self._declared = schema.names()
-        self._rows = KeyedRows(keys, pl.Schema({**schema, **TECHNICAL}))
-        self._ranks = Rank.never(0)
+        self._held = held
+        self._index = KeyIndex(keys)
+        self._sequences = np.empty(0, np.int64)
         self._floor = NEVER
+        self.loaded_columns = [*keys, "_sequence"]
 
-    @property
-    def live(self) -> int:
-        """How many keys have a current row."""
-        return self._rows.live
-
-    def load(self, rows: pl.DataFrame) -> None:
-        """Take in current rows as they stand in the Silver table, one a key."""
+    def load(self, rows: pl.DataFrame) -> Slots:
+        """Take in rows as they stand in the Silver table, of which only `loaded_columns` count; return their slots."""
         slots = self._admit(rows)
-        self._ranks.store(slots, Rank.of(rows, np.zeros(rows.height, bool)))
-        self._rows.put(slots, rows)
+        self._sequences[slots] = rows["_sequence"].fill_null(NEVER).to_numpy()
+        return slots
 
     def load_deletes(self, events: pl.DataFrame, floor: int | None) -> None:
         """Take in tombstones: the deletes merged so far, and the sequence of the newest truncate.
@@ -93,11 +94,8 @@ class Scd1:
         """
         self._floor = max(self._floor, NEVER if floor is None else floor)
         slots = self._admit(events)
-        dead = ~self._rows.present(slots)
-        slots, ranks = slots[dead], Rank.of(events, np.ones(events.height, bool)).at(dead)
-        order = ranks.order(slots)
-        newest = order[last_of_each(slots[order])]
-        self._ranks.store(slots[newest], ranks.at(newest))
+        dead = ~self._held.present(slots)
+        np.maximum.at(self._sequences, slots[dead], events["_sequence"].to_numpy()[dead])
 
     def plan(self, events: pl.DataFrame) -> Plan:
         """Work out what `events`, in any order, change.
@@ -108,47 +106,65 @@ class Scd1:
         truncates = events.filter(pl.col("_op") == "truncate")
         floor = max([self._floor, *truncates["_sequence"].to_list()])
         events = events.filter(pl.col("_op") != "truncate") if truncates.height else events
-        slots = self._admit(events)
-        ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
-        order = ranks.order(slots)
-        events, slots, ranks = events[order], slots[order], ranks.at(order)
-        fresh = ranks.above(self._ranks.at(slots)) & (ranks.sequence >= floor)
-        newest = self._newest(events, slots, ranks, fresh, floor)
-        changes, removed, unchanged = self._outcome(newest, floor)
-        won = last_of_each(slots) & fresh
-        no_op = np.zeros(len(slots), bool)
+        ranked = self._ranked(events)
+        held = self._held_ranks(ranked, floor)
+        fresh = ranked.ranks.above(held) & (ranked.ranks.sequence >= floor)
+        newest = self._newest(ranked, fresh, floor)
+        changes, unchanged = self._outcome(newest, floor)
+        won = last_of_each(ranked.slots) & fresh
+        no_op = np.zeros(len(won), bool)
         no_op[won] = unchanged
-        counts = self._count(events, slots, ranks, won, no_op)
-        return Plan(changes, replace(counts, applied=counts.applied + truncates.height), newest, removed, floor)
+        counts = self._count(ranked, held, won, no_op)
+        return Plan(changes, replace(counts, applied=counts.applied + truncates.height), newest, floor)
 
     def apply(self, plan: Plan) -> None:
         """Make the state what it is after `plan`."""
         self._floor = plan.floor
-        self._ranks.store(plan.newest.slots, plan.newest.ranks)
-        self._rows.remove(plan.removed)
-        upserted = ~plan.newest.ranks.deleted
-        self._rows.put(plan.newest.slots[upserted], plan.newest.events.filter(upserted))
+        self._sequences[plan.newest.slots] = plan.newest.ranks.sequence
 
     def _admit(self, rows: pl.DataFrame) -> Slots:
-        slots = self._rows.admit(rows)
-        if self._rows.keys > len(self._ranks.sequence):
-            self._ranks = self._ranks.grown(max(self._rows.keys, 2 * len(self._ranks.sequence)))
+        slots = self._index.admit(rows)
+        self._sequences = grown(self._sequences, len(self._index), fill=NEVER)
         return slots
 
-    def _newest(self, events: pl.DataFrame, slots: Slots, ranks: Rank, fresh: Flags, floor: int) -> Newest:
+    def _ranked(self, events: pl.DataFrame) -> Ranked:
+        slots = self._admit(events)
+        ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
+        order = ranks.order(slots)
+        return Ranked(events[order], slots[order], ranks.at(order))
+
+    def _held_ranks(self, ranked: Ranked, floor: int) -> Rank:
+        """Return what each event's key holds; a position only where it decides, since that is in the row itself.
+
+        A key without a row holds a delete. Below the floor nothing is held any more.
+        """
+        slots, ranks = ranked.slots, ranked.ranks
+        held = Rank.never(len(slots))
+        sequences = self._sequences[slots]
+        held.sequence[:] = np.where(sequences >= floor, sequences, NEVER)
+        held.deleted[:] = ~self._held.present(slots)
+        tied = np.flatnonzero(ranks.ties(held) & ~ranks.deleted)
+        if tied.size:
+            rows = self._held.rows(slots[tied])
+            held.partition[tied] = rows["_partition"].fill_null(-1).to_numpy()
+            held.offset[tied] = rows["_offset"].fill_null(-1).to_numpy()
+        return held
+
+    def _newest(self, ranked: Ranked, fresh: Flags, floor: int) -> Ranked:
         """Pick the last fresh event of each slot, its unavailable values filled in, as a Silver row."""
+        events, slots = ranked.events, ranked.slots
         if events[UNAVAILABLE].null_count() < events.height:
             events = self._fill(events, slots, fresh, floor)
         won = last_of_each(slots) & fresh
         rows = events.filter(won)
         row_hash = pl.Series(hash_rows(rows.select(self._declared)).view(np.int64))
         rows = rows.with_columns(row_hash.alias("_row_hash")).select(*self._declared, *TECHNICAL)
-        return Newest(rows, slots[won], ranks.at(won))
+        return Ranked(rows, slots[won], ranked.ranks.at(won))
 
     def _fill(self, events: pl.DataFrame, slots: Slots, fresh: Flags, floor: int) -> pl.DataFrame:
         holders = np.unique(slots[fresh])
-        holders = holders[self._rows.present(holders) & (self._ranks.sequence[holders] >= floor)]
-        filled = fill_unavailable(events.filter(fresh), slots[fresh], self._rows.rows(holders), holders)
+        holders = holders[self._held.present(holders) & (self._sequences[holders] >= floor)]
+        filled = fill_unavailable(events.filter(fresh), slots[fresh], self._held.rows(holders), holders)
         places = np.cumsum(fresh) - 1
         return (
             events.with_columns(
@@ -159,36 +175,46 @@ class Scd1:
             else events
         )
 
-    def _outcome(self, newest: Newest, floor: int) -> tuple[Changes, Slots, Flags]:
-        """Return the changes, the slots that lose their row, and which of the newest events change no value."""
-        present, deleted = self._rows.present(newest.slots), newest.ranks.deleted
-        updated = ~deleted & present
-        updated_from = self._rows.rows(newest.slots[updated])
+    def _outcome(self, newest: Ranked, floor: int) -> tuple[Changes, Flags]:
+        """Return the changes, and which of the newest events change no value."""
+        present, deleted = self._held.present(newest.slots), newest.ranks.deleted
+        inserted, updated = ~deleted & ~present, ~deleted & present
+        updated_from = self._held.rows(newest.slots[updated])
         updated_to = newest.events.filter(updated)
         unchanged = deleted & ~present
-        unchanged[updated] = _equal_rows(updated_from.select(self._declared), updated_to.select(self._declared))
+        unchanged[updated] = equal_rows(updated_from.select(self._declared), updated_to.select(self._declared))
         removed = newest.slots[deleted & present]
         if floor > self._floor:
             removed = np.union1d(removed, np.setdiff1d(self._below(floor), newest.slots))
-        inserted = newest.events.filter(~deleted & ~present)
-        return Changes(inserted, updated_from, updated_to, self._rows.rows(removed)), removed, unchanged
+        changes = Changes(
+            newest.events.filter(inserted),
+            newest.slots[inserted],
+            updated_from,
+            updated_to,
+            newest.slots[updated],
+            self._held.rows(removed),
+            removed,
+        )
+        return changes, unchanged
 
     def _below(self, floor: int) -> Slots:
         """Return the slots with a row older than a truncate."""
-        slots = np.flatnonzero(self._ranks.sequence[: self._rows.keys] < floor)
-        return slots[self._rows.present(slots)]
+        slots = np.flatnonzero(self._sequences[: len(self._index)] < floor)
+        return slots[self._held.present(slots)]
 
-    def _count(self, events: pl.DataFrame, slots: Slots, ranks: Rank, won: Flags, no_op: Flags) -> Counts:
-        """Label each event, sorted by slot and rank; ties are told apart by the hash of their rows."""
+    def _count(self, ranked: Ranked, held: Rank, won: Flags, no_op: Flags) -> Counts:
+        """Label each event; of two upserts that tie, the values tell a copy from another row."""
+        slots, ranks = ranked.slots, ranked.ranks
+        last = last_of_each(slots)
         after = np.minimum(np.arange(len(slots)) + 1, len(slots) - 1)
-        ties_next = ~last_of_each(slots) & ranks.ties(ranks.at(after))
-        remembered = ranks.deleted | self._rows.present(slots)  # of a truncated row only the rank is left
-        ties_held = ranks.ties(self._ranks.at(slots)) & remembered & ~ties_next
+        ties_next = ~last & ranks.ties(ranks.at(after))
+        ties_held = ranks.ties(held) & ~ties_next
         same = ranks.deleted & (ties_next | ties_held)
+        declared = ranked.events.select(self._declared)
         rows = np.flatnonzero(ties_next & ~ranks.deleted)
-        same[rows] = self._hashes(events, rows) == self._hashes(events, rows + 1)
+        same[rows] = equal_rows(declared[rows], declared[rows + 1])
         rows = np.flatnonzero(ties_held & ~ranks.deleted)
-        same[rows] = self._hashes(events, rows) == self._rows.rows(slots[rows])["_row_hash"].to_numpy()
+        same[rows] = equal_rows(declared[rows], self._held.rows(slots[rows]).select(self._declared))
         tied = ties_next | ties_held
         return Counts(
             applied=int((won & ~tied & ~no_op).sum()),
@@ -197,15 +223,3 @@ class Scd1:
             duplicate=int((tied & same).sum()),
             ambiguous=int((tied & ~same).sum()),
         )
-
-    def _hashes(self, events: pl.DataFrame, rows: Ints) -> Ints:
-        hashes: Ints = hash_rows(events[rows].select(self._declared)).view(np.int64)
-        return hashes
-
-
-def _equal_rows(left: pl.DataFrame, right: pl.DataFrame) -> Flags:
-    """Tell row by row whether all columns are equal, NULL being equal to NULL."""
-    same = np.ones(left.height, bool)
-    for ours, theirs in zip(left.iter_columns(), right.iter_columns(), strict=True):
-        same &= ours.eq_missing(theirs).to_numpy()
-    return same

@@ -45,9 +45,10 @@ class DataFile:
 
     def with_vector(self, vector: Descriptor) -> "DataFile":
         """Return this file with these rows gone; its statistics then are bounds that need not be tight."""
-        stats = json.loads(self.stats) if self.stats else {"numRecords": self.rows}
-        loose = json.dumps({**stats, "tightBounds": False}, separators=(",", ":"))
-        return replace(self, vector=vector, stats=loose)
+        stats = self.stats or f'{{"numRecords":{self.rows}}}'
+        if '"tightBounds":false' not in stats:
+            stats = json.dumps({**json.loads(stats), "tightBounds": False}, separators=(",", ":"))
+        return replace(self, vector=vector, stats=stats)
 
     def add(self, *, data_change: bool = True) -> Action:
         """Return the action that makes this file part of the table."""

@@ -15,7 +15,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from obstore.store import ObjectStore
 
 from storage.delta_actions import Action, DataFile
 from storage.errors import CommitRaceError, TransientError, UnreadableTableError, UnsupportedTableError
+from storage.object_store import reason
 
 READER_FEATURES = frozenset({"deletionVectors"})
 WRITER_FEATURES = frozenset({"deletionVectors", "changeDataFeed", "appendOnly", "invariants"})
@@ -47,11 +48,12 @@ class Snapshot:
     transactions: dict[str, int] = field(default_factory=dict)
 
     def apply(self, action: Action) -> None:
-        """Take in one action; those of a version come in the order of its entry, removes before adds."""
+        """Take in one action; the removes of a version come before its adds."""
         for kind, content in action.items():
             match kind:
                 case "add":
-                    self.files[content["path"]] = DataFile.from_add(content)
+                    file = DataFile.from_add(content)
+                    self.files[file.path] = file
                 case "remove":
                     self.files.pop(content["path"], None)
                 case "txn":
@@ -62,6 +64,20 @@ class Snapshot:
                     self.metadata = content
                 case _:
                     pass  # commitInfo, cdc and what later versions add carry no state of ours
+
+    def take(self, version: int, actions: Sequence[Action]) -> None:
+        """Become the next version, which has these actions."""
+        for action in sorted(actions, key=lambda action: "add" in action):
+            self.apply(action)
+        self.version = version
+
+    def edit(self, added: Iterable[DataFile], removed: Iterable[DataFile], transactions: Mapping[str, int]) -> None:
+        """Become the next version, which has these files and transactions."""
+        for file in removed:
+            del self.files[file.path]
+        self.files |= {file.path: file for file in added}
+        self.transactions |= transactions
+        self.version += 1
 
 
 class DeltaLog:
@@ -118,7 +134,9 @@ class DeltaLog:
         if found == content:
             return
         if found is None:
-            raise TransientError(f"{self._place}: version {version} was not written: {cause}") from cause
+            raise TransientError(
+                f"{self._place}: version {version} was not written: {reason(cause) if cause else None}"
+            ) from cause
         raise CommitRaceError(f"{self._place}: another commit came before ours at version {version}")
 
     def _listed(self) -> tuple[set[int], dict[int, list[str]]]:
@@ -144,10 +162,7 @@ class DeltaLog:
     def _apply_entry(self, snapshot: Snapshot, version: int) -> None:
         if version != snapshot.version + 1:
             raise self._unreadable(f"version {snapshot.version + 1} is missing")
-        actions = self._entry(version) or []
-        for action in sorted(actions, key=lambda action: "add" in action):
-            snapshot.apply(action)
-        snapshot.version = version
+        snapshot.take(version, self._entry(version) or [])
 
     def _entry(self, version: int) -> list[Action] | None:
         content = self._get(self._path(version))

@@ -3,19 +3,29 @@
 1. A table has the declared columns and types.
 2. It was made by this pipeline: every commit of an owner leaves the pipeline's name in a `txn` action.
 3. Its rows were made by this declaration: so does a digest of everything else that they depend on.
+
+Source: Delta protocol, "Change Metadata", "Protocol Evolution".
 """
 
 import hashlib
 import json
 import tempfile
+import time
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import Schema
 
-from storage.errors import TableMismatchError, UnreadableTableError, UnwritableError
+from storage.delta_actions import Action
+from storage.delta_log import DeltaLog, Snapshot
+from storage.errors import TableMismatchError, UnwritableError
+from storage.object_store import is_local, open_store
+
+_FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,8 @@ class Declaration:
     """A table as its owner wants it.
 
     `definition` is a text of everything the rows depend on besides the columns. A `derived` table can be made anew
-    from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`.
+    from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`. Without `vectors`
+    the table asks nothing of its readers that the first Delta readers did not have.
     """
 
     schema: pa.Schema
@@ -31,6 +42,7 @@ class Declaration:
     definition: str
     change_feed: bool = False
     derived: bool = False
+    vectors: bool = False
 
     @property
     def digest(self) -> int:
@@ -41,57 +53,77 @@ class Declaration:
         """Return the `appId` under which this pipeline keeps `name`."""
         return f"{self.pipeline}/{name}"
 
+    def protocol(self) -> Action:
+        """Return what the table asks of those who read and write it."""
+        if not self.vectors:
+            return {"protocol": {"minReaderVersion": 1, "minWriterVersion": 4 if self.change_feed else 2}}
+        features = {"readerFeatures": ["deletionVectors"], "writerFeatures": [*_FEATURES]}
+        return {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
 
-def open_handle(uri: str) -> DeltaTable | None:
-    """Return the table at `uri`, None when there is none. Raises UnreadableTableError."""
-    try:
-        return DeltaTable(uri)
-    except TableNotFoundError:
+    def configuration(self) -> dict[str, str]:
+        """Return the properties of the table."""
+        feed = {"delta.enableChangeDataFeed": "true"} if self.change_feed else {}
+        return feed | ({"delta.enableDeletionVectors": "true"} if self.vectors else {})
+
+    def metadata(self) -> Action:
+        """Return the metadata of a new table, with an id of its own."""
+        content = {
+            "id": str(uuid.uuid4()),
+            "format": {"provider": "parquet", "options": {}},
+            "schemaString": Schema.from_arrow(self.schema).to_json(),
+            "partitionColumns": [],
+            "configuration": self.configuration(),
+            "createdTime": int(time.time() * 1000),
+        }
+        return {"metaData": content}
+
+
+def read_snapshot(uri: str) -> Snapshot | None:
+    """Return the table at `uri` as it is, None when there is none.
+
+    Raises UnreadableTableError, UnsupportedTableError.
+    """
+    if is_local(uri) and not Path(uri).is_dir():
         return None
-    except (DeltaError, OSError) as error:
-        raise UnreadableTableError(
-            f"{uri}: the Delta log cannot be read ({error}). Restore it, or move the table away"
-        ) from error
+    return DeltaLog(open_store(uri), uri).read()
 
 
 def check_table(uri: str, declaration: Declaration) -> None:
     """Check that a table can be, or already is, what is declared, without making it.
 
-    Raises TableMismatchError, UnwritableError, UnreadableTableError.
+    Raises TableMismatchError, UnwritableError, UnreadableTableError, UnsupportedTableError.
     """
-    handle = open_handle(uri)
-    if handle is None:
-        check_writable(uri)
-    else:
-        check_handle(uri, handle, declaration)
+    check_writable(uri)
+    snapshot = read_snapshot(uri)
+    if snapshot is not None:
+        check_snapshot(uri, snapshot, declaration)
 
 
-def check_handle(uri: str, handle: DeltaTable, declaration: Declaration) -> None:
+def check_snapshot(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
     """Check the three points above. Raises TableMismatchError."""
-    _check_columns(uri, handle.schema(), declaration.schema)
-    if handle.version() == 0:
+    _check_columns(uri, snapshot.metadata, declaration.schema)
+    if snapshot.version == 0:
         return
-    if handle.transaction_version(declaration.transaction_id("owner")) is None:
+    if declaration.transaction_id("owner") not in snapshot.transactions:
         raise TableMismatchError(
             f"{uri}: a table is already here that pipeline {declaration.pipeline!r} has not written. Point the "
             "pipeline at another lake, or move that table away"
         )
-    if not declaration.derived and not is_current(handle, declaration):
+    if not declaration.derived and not is_current(snapshot, declaration):
         raise TableMismatchError(
             f"{uri}: the rows of this table were made by another declaration than ({declaration.definition}). "
             "Declare it as it was, or move this table and those made from it away; they are made anew"
         )
 
 
-def is_current(handle: DeltaTable, declaration: Declaration) -> bool:
+def is_current(snapshot: Snapshot, declaration: Declaration) -> bool:
     """Tell whether the newest commit of an owner was made with this definition."""
-    found: int | None = handle.transaction_version(declaration.transaction_id("definition"))
-    return found == declaration.digest
+    return snapshot.transactions.get(declaration.transaction_id("definition")) == declaration.digest
 
 
 def check_writable(uri: str) -> None:
     """Make a local directory and write to it once. Raises UnwritableError."""
-    if "://" in uri:
+    if not is_local(uri):
         return  # an object store says so at the first write
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
@@ -104,10 +136,10 @@ def check_writable(uri: str) -> None:
         ) from error
 
 
-def _check_columns(uri: str, found: Schema, declared: pa.Schema) -> None:
-    expected = _columns(Schema.from_arrow(declared))
-    actual = _columns(found)
-    if actual == expected:
+def _check_columns(uri: str, metadata: Mapping[str, Any], declared: pa.Schema) -> None:
+    expected = _columns(Schema.from_arrow(declared).to_json())
+    actual = _columns(metadata["schemaString"])
+    if actual == expected and [*actual] == [*expected]:
         return
     lines = [
         f"{name}: found {actual.get(name, 'nothing')}, declared {expected.get(name, 'nothing')}"
@@ -120,5 +152,5 @@ def _check_columns(uri: str, found: Schema, declared: pa.Schema) -> None:
     )
 
 
-def _columns(schema: Schema) -> dict[str, str]:
-    return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema.to_json())["fields"]}
+def _columns(schema: str) -> dict[str, str]:
+    return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema)["fields"]}

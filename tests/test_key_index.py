@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import key_index, keyed_rows
+from operators import key_index, slot_rows
 from operators.hashing import Hashes, hash_rows
-from operators.key_index import MISSING, KeyIndex
-from operators.keyed_rows import KeyedRows
+from operators.key_index import KeyIndex
+from operators.slot_rows import SlotRows
 
 SCHEMA = pl.Schema({"n": pl.Int64(), "text": pl.String(), "day": pl.Date()})
 ROWS = pl.Schema({**SCHEMA, "value": pl.Int64()})
@@ -42,21 +42,19 @@ def keys_frame(keys: list[Key]) -> pl.DataFrame:
     ids=["full", "two bits", "none", "last place"],
 )
 @settings(deadline=None, max_examples=60)
-@given(batches=_BATCHES, strangers=st.lists(_KEYS, max_size=10))
-def test_slots_count_up_in_order_of_appearance_however_many_keys_share_a_hash(
-    weaken: Callable[[Hashes], Hashes], batches: list[list[Key]], strangers: list[Key]
+@given(batches=_BATCHES)
+def test_every_key_has_one_slot_however_many_share_a_hash(
+    weaken: Callable[[Hashes], Hashes], batches: list[list[Key]]
 ) -> None:
     slots: dict[Key, int] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(key_index, "hash_rows", lambda rows: weaken(hash_rows(rows)))
         index = KeyIndex(SCHEMA.names())
         for batch in batches:
-            for key in batch:
-                slots.setdefault(key, len(slots))
-            assert index.admit(keys_frame(batch)).tolist() == [slots[key] for key in batch]
-        everything = [*slots, *strangers]
-        assert index.locate(keys_frame(everything)).tolist() == [slots.get(key, MISSING) for key in everything]
-    assert len(index) == len(slots)
+            for key, slot in zip(batch, index.admit(keys_frame(batch)).tolist(), strict=True):
+                assert slots.setdefault(key, slot) == slot
+        assert index.admit(keys_frame([*slots])).tolist() == [*slots.values()]
+    assert sorted(slots.values()) == list(range(len(index)))
 
 
 @pytest.mark.parametrize("shared", [1, 50])
@@ -71,41 +69,36 @@ def test_the_index_grows_over_many_capacities_and_stays_exact(shared: int, monke
     index = KeyIndex(["n"])
     order = np.random.default_rng(1).permutation(20_000)
     for start, end in [(0, 1), (1, 600), (600, 700), (700, 15_000), (15_000, 20_000)]:
-        assert index.admit(pl.DataFrame({"n": order[start:end]})).tolist() == list(range(start, end))
-    assert index.locate(pl.DataFrame({"n": order})).tolist() == list(range(20_000))
-    assert set(index.locate(pl.DataFrame({"n": np.arange(20_000, 40_000)}))) == {MISSING}
-
-
-_FEW_KEYS = st.sampled_from([(number, text, None) for number in (None, 1, 2, 3) for text in (None, "", "a", "b")])
+        assert sorted(index.admit(pl.DataFrame({"n": order[start:end]}))) == list(range(start, end))
+    slots = index.admit(pl.DataFrame({"n": order}))
+    assert sorted(slots) == list(range(20_000))
+    assert index.admit(pl.DataFrame({"n": order[::-1]})).tolist() == slots[::-1].tolist()
 
 
 @pytest.mark.parametrize("compact_from", [1, 30, 10**6])
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 3).map(lambda die: die == 0), st.lists(_FEW_KEYS, max_size=12)), max_size=15))
-def test_the_row_of_a_key_is_the_last_one_put_through_every_compaction(
-    compact_from: int, steps: list[tuple[bool, list[Key]]]
+@given(st.lists(st.tuples(st.integers(0, 3).map(lambda die: die == 0), st.sets(st.integers(0, 15))), max_size=15))
+def test_the_row_of_a_slot_is_the_last_one_put_through_every_compaction(
+    compact_from: int, steps: list[tuple[bool, set[int]]]
 ) -> None:
-    rows: dict[Key, int] = {}
-    known: set[Key] = set()
+    rows: dict[int, tuple[str, int]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keyed_rows, "_COMPACT_FROM", compact_from)
-        held = KeyedRows(SCHEMA.names(), ROWS)
+        patch.setattr(slot_rows, "_COMPACT_FROM", compact_from)
+        held = SlotRows(pl.Schema({"text": pl.String(), "value": pl.Int64()}))
         for number, (removes, drawn) in enumerate(steps):
-            keys = list(dict.fromkeys(drawn))
-            known |= set(keys)
-            slots = held.admit(keys_frame(keys))
-            assert held.present(slots).tolist() == [key in rows for key in keys]
+            slots = np.array([*drawn], np.int64)
+            assert held.present(slots).tolist() == [slot in rows for slot in drawn]
             if removes:
                 held.remove(slots)
-                rows = {key: value for key, value in rows.items() if key not in keys}
+                rows = {slot: row for slot, row in rows.items() if slot not in drawn}
             else:
-                held.put(slots, keys_frame(keys).with_columns(value=number * 100 + pl.int_range(pl.len())))
-                rows |= {key: number * 100 + place for place, key in enumerate(keys)}
-            stored = held._rows
-            assert len(stored) <= max(compact_from, 2 * len(rows)), "replaced rows are dropped"
-            at = held.admit(keys_frame([*rows]))
-            assert held.rows(at).rows() == [(*key, value) for key, value in rows.items()]
-    assert (held.live, held.keys) == (len(rows), len(known))
+                new = [(f"row of {slot}", number) for slot in drawn]
+                held.put(slots, pl.DataFrame(new, ["text", "value"], orient="row"))
+                rows |= dict(zip(drawn, new, strict=True))
+            assert len(held._rows) <= max(compact_from, 2 * len(rows)), "replaced rows are dropped"
+            assert held.rows(np.array([*rows], np.int64)).rows() == [*rows.values()]
+            assert held.slots().tolist() == sorted(rows)
+            assert len(held) == len(rows)
 
 
 GOLDEN = pl.DataFrame(

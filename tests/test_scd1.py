@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.changes import Changes
 from operators.rank import NEVER
 from operators.scd1 import TECHNICAL, Counts, Scd1
 from operators.schema import parse_schema
+from operators.slot_rows import SlotRows
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "silver.json"
 CITIES = parse_schema({"country": "string", "zip": "int64", "name": "string", "mayor": "string"})
@@ -56,9 +58,11 @@ class Silver:
 
     def restart(self) -> None:
         """Forget everything but the table and the staged deletes, as a process that starts again does."""
-        self.state = Scd1(pl.Schema(self.schema), self.keys)
-        columns = {**self.schema, **TECHNICAL}
-        self.state.load(pl.DataFrame([*self.table.values()], columns, orient="row"))
+        columns = pl.Schema({**self.schema, **TECHNICAL})
+        self.held = SlotRows(columns)
+        self.state = Scd1(pl.Schema(self.schema), self.keys, self.held)
+        rows = pl.DataFrame([*self.table.values()], columns, orient="row")
+        self.held.put(self.state.load(rows.select(self.state.loaded_columns)), rows)
         deletes = [event for event in self.seen if event.op == "delete"]
         truncates = [event.sequence for event in self.seen if event.op == "truncate"]
         self.state.load_deletes(frame(deletes, self.schema), max(truncates, default=None))
@@ -73,10 +77,16 @@ class Silver:
             assert key not in self.table, "inserted, but already there"
             self.table[key] = row
         self.state.apply(plan)
+        self._commit(plan.changes)
         self.seen += events
-        assert self.state.live == len(self.table)
+        assert len(self.held) == len(self.table)
         assert sum(astuple(plan.counts)) == len(events)
         return plan.counts
+
+    def _commit(self, changes: Changes) -> None:
+        self.held.remove(changes.deleted_slots)
+        self.held.put(changes.inserted_slots, changes.inserted)
+        self.held.put(changes.updated_slots, changes.updated_to)
 
     def rows(self) -> set[Row]:
         return {row[: len(self.schema)] for row in self.table.values()}
@@ -187,7 +197,7 @@ def test_every_event_is_counted_once_for_what_became_of_it() -> None:
         "a delete wins over a third row": (1, 0, 0, 0, 1),
         "deleted again, later, then once more": (0, 1, 0, 2, 0),
         "it comes back": (1, 0, 0, 0, 0),
-        "truncated, and so an event that was older": (1, 0, 0, 0, 1),
+        "truncated, and so an event that was older": (1, 0, 1, 0, 0),
         "a copy of what was truncated": (0, 0, 1, 0, 0),
     }
     assert silver.table == {}

@@ -1,52 +1,36 @@
-"""The current row of every key, in memory, looked up and changed a batch at a time.
+"""Rows of keys, in memory, looked up and changed a batch at a time; a key is known by its slot (`key_index`).
 
-Memory: the rows themselves (up to twice, between two compactions), the keys once more, and about 40 bytes a key.
+Memory: the rows themselves (up to twice, between two compactions), and 9 bytes a slot.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
-from operators.key_index import KeyIndex, Slots
-from operators.rank import Flags
+from operators.growing import grown
+from operators.held_rows import Flags
+from operators.key_index import Slots
 from operators.row_store import RowStore
 
 _ABSENT = -1
 _COMPACT_FROM = 65_536
 
 
-class KeyedRows:
-    """Rows by key. Slots come from `admit` and stay valid for the life of this object."""
+class SlotRows:
+    """At most one row a slot, each of the same schema."""
 
-    def __init__(self, keys: Sequence[str], schema: pl.Schema) -> None:
-        self._index = KeyIndex(keys)
+    def __init__(self, schema: pl.Schema) -> None:
         self._schema = schema
         self._rows = RowStore()
         self._row_of = np.empty(0, np.int64)
         self._live = 0
 
-    @property
-    def live(self) -> int:
-        """How many keys have a row."""
+    def __len__(self) -> int:
+        """Return how many slots have a row."""
         return self._live
 
-    @property
-    def keys(self) -> int:
-        """How many keys were ever admitted."""
-        return len(self._index)
-
-    def admit(self, rows: pl.DataFrame) -> Slots:
-        """Return the slot of each row's key, taking unknown keys in (without a row yet)."""
-        slots = self._index.admit(rows)
-        missing = len(self._index) - len(self._row_of)
-        if missing > 0:
-            room = max(missing, len(self._row_of))
-            self._row_of = np.concatenate([self._row_of, np.full(room, _ABSENT, np.int64)])
-        return slots
-
     def present(self, slots: Slots) -> Flags:
-        """Tell for each slot whether its key has a row now."""
+        """Tell for each slot whether it has a row now."""
+        self._make_room(slots)
         present: Flags = self._row_of[slots] != _ABSENT
         return present
 
@@ -56,6 +40,10 @@ class KeyedRows:
             return pl.DataFrame(schema=self._schema)
         return self._rows.take(self._row_of[slots]).cast(self._schema)
 
+    def slots(self) -> Slots:
+        """Return all slots that have a row, ascending."""
+        return np.flatnonzero(self._row_of != _ABSENT)
+
     def put(self, slots: Slots, rows: pl.DataFrame) -> None:
         """Make these the rows of these distinct slots, in place of what they had."""
         self._live += int((~self.present(slots)).sum())
@@ -64,16 +52,19 @@ class KeyedRows:
         self._compact()
 
     def remove(self, slots: Slots) -> None:
-        """Take the rows of these distinct slots away; the keys stay known."""
+        """Take the rows of these distinct slots away."""
         self._live -= int(self.present(slots).sum())
         self._row_of[slots] = _ABSENT
         self._compact()
+
+    def _make_room(self, slots: Slots) -> None:
+        self._row_of = grown(self._row_of, int(slots.max(initial=_ABSENT)) + 1, fill=_ABSENT)
 
     def _compact(self) -> None:
         """Drop replaced rows once they outnumber the current ones; amortised over the changes that made them."""
         if len(self._rows) < max(_COMPACT_FROM, 2 * self._live):
             return
-        slots = np.flatnonzero(self._row_of != _ABSENT)
+        slots = self.slots()
         slots = slots[np.argsort(self._row_of[slots])]
         self._rows.keep(self._row_of[slots])
         self._row_of[slots] = np.arange(len(slots))

@@ -1,0 +1,118 @@
+"""Where the current row of each key is: in which data file, at which row.
+
+A key is known by its slot, a small number that the caller gives out and never reuses. Looked up both ways: slot to
+place, and file to the slots of its rows, so that rows which move to another file take their keys along.
+
+Memory: 8 to 9 bytes a slot, and 4 bytes a row of every data file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap64
+
+from storage.delta_actions import DataFile
+
+Slots = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
+
+_ABSENT = -1
+_ROW_BITS = 32
+_ROW = (1 << _ROW_BITS) - 1
+
+
+@dataclass(slots=True)
+class HeldFile:
+    """A data file of the table: which of its rows are gone, and the slots of all, -1 for those gone long ago."""
+
+    number: int
+    file: DataFile
+    gone: BitMap64
+    slots: npt.NDArray[np.int32]
+
+    @property
+    def live(self) -> int:
+        """How many of its rows are part of the table."""
+        return len(self.slots) - len(self.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsOf:
+    """Some rows of one file, by ascending number."""
+
+    held: HeldFile
+    rows: Numbers
+
+
+class Places:
+    """The place of every slot that has a row."""
+
+    def __init__(self) -> None:
+        self._places = np.empty(0, np.int64)
+        self._files: dict[int, HeldFile] = {}
+        self._number_of: dict[str, int] = {}
+        self._next = 0
+
+    def __iter__(self) -> Iterator[HeldFile]:
+        return iter(self._files.values())
+
+    def file(self, path: str) -> HeldFile | None:
+        """Return the file at a path, None when it is not part of the table."""
+        return self._files.get(self._number_of.get(path, _ABSENT))
+
+    def present(self, slots: Slots) -> npt.NDArray[np.bool_]:
+        """Tell for each slot whether it has a row."""
+        self._make_room(slots)
+        present: npt.NDArray[np.bool_] = self._places[slots] != _ABSENT
+        return present
+
+    def order(self, slots: Slots) -> Numbers:
+        """Return the permutation that sorts slots by place."""
+        order: Numbers = np.argsort(self._places[slots])
+        return order
+
+    def rows_of(self, slots: Slots) -> Iterator[RowsOf]:
+        """Yield the rows of these slots, each of which must have one, file by file in the order of `order`."""
+        places = np.sort(self._places[slots])
+        numbers = places >> _ROW_BITS
+        starts = np.flatnonzero(np.diff(numbers, prepend=_ABSENT))
+        for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
+            yield RowsOf(self._files[int(numbers[start])], places[start:end] & _ROW)
+
+    def add(self, file: DataFile, slots: Slots, gone: BitMap64 | None = None) -> None:
+        """Take in a file whose rows are the current rows of these slots; a slot of -1 is a row that is gone."""
+        held = HeldFile(self._next, file, gone or BitMap64(), slots.astype(np.int32))
+        self._files[held.number], self._number_of[file.path] = held, held.number
+        self._next += 1
+        rows = np.flatnonzero(slots != _ABSENT) if gone else np.arange(len(slots))
+        self._make_room(slots)
+        self._places[slots[rows]] = (held.number << _ROW_BITS) | rows
+
+    def current(self, held: HeldFile, rows: Numbers) -> npt.NDArray[np.bool_]:
+        """Tell for each of these rows of a file whether its slot still has its place there."""
+        slots = held.slots[rows]
+        current: npt.NDArray[np.bool_] = self._places[slots] == ((held.number << _ROW_BITS) | rows)
+        current &= slots != _ABSENT
+        return current
+
+    def forget(self, slots: Slots) -> None:
+        """Take their rows from these slots."""
+        self._places[slots] = _ABSENT
+
+    def mark(self, held: HeldFile, file: DataFile, gone: BitMap64) -> None:
+        """Note that more rows of a file are gone."""
+        held.file, held.gone = file, gone
+
+    def drop(self, held: HeldFile) -> None:
+        """Take a file out; slots that have their place there have no row any more."""
+        rows = np.arange(len(held.slots))
+        self.forget(held.slots[rows[self.current(held, rows)]].astype(np.int64))
+        del self._files[held.number], self._number_of[held.file.path]
+
+    def _make_room(self, slots: Slots) -> None:
+        size = int(slots.max(initial=_ABSENT)) + 1
+        if size > len(self._places):
+            more = max(size - len(self._places), len(self._places) // 8 + 64)
+            self._places = np.concatenate([self._places, np.full(more, _ABSENT, np.int64)])

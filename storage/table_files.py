@@ -1,0 +1,112 @@
+"""The files of one table: data, change data and deletion vectors, each written once under a name of its own.
+
+Nothing here is part of the table before a log entry names it; what no entry ever names is an orphan, which maintenance
+removes later. Sources: Delta protocol, "Data Files", "Change Data Files", "Deletion Vector Files".
+"""
+
+import io
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote
+
+import obstore
+import polars as pl
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore
+from polars.exceptions import PolarsError
+from pyroaring import BitMap64
+
+from storage.deletion_vectors import Descriptor, decode, encode
+from storage.delta_actions import Action, DataFile, change_file
+from storage.errors import CorruptVectorError, TransientError, UnreadableTableError
+from storage.object_store import reason
+from storage.statistics import statistics
+
+_MAX_ROWS = 4_000_000  # of one data file
+_CHANGE_DATA = "_change_data"
+
+
+class TableFiles:
+    """Reads and writes the files of the table at `uri`. Safe to use by several threads."""
+
+    def __init__(self, store: ObjectStore, uri: str) -> None:
+        self._store, self._uri = store, uri
+
+    def write(self, rows: pl.DataFrame) -> list[DataFile]:
+        """Write rows as data files of at most 4 million rows, in their order; none for no rows.
+
+        Raises TransientError.
+        """
+        return [self._write(part) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
+
+    def write_changes(self, rows: pl.DataFrame) -> Action:
+        """Write rows with their `_change_type` as a change-data file. Raises TransientError."""
+        path, content = f"{_CHANGE_DATA}/cdc-{uuid.uuid4()}.parquet", _parquet(rows)
+        self._put(path, content)
+        return change_file(path, len(content))
+
+    def write_vectors(self, vectors: Mapping[str, BitMap64]) -> dict[str, Descriptor]:
+        """Write deletion vectors, one a data file path, and return where each is. Raises TransientError."""
+        descriptors, file = encode(vectors)
+        if file:
+            self._put(file.path, file.content)
+        return descriptors
+
+    def read(self, file: DataFile, schema: pl.Schema) -> pl.DataFrame:
+        """Return all rows of a data file, those gone included; a column that the file does not have is NULL.
+
+        Raises UnreadableTableError.
+        """
+        scan = pl.scan_parquet(f"{self._uri}/{unquote(file.path)}", glob=False)
+        try:
+            found = scan.collect_schema()
+            columns = [
+                (pl.col(name) if name in found else pl.lit(None)).cast(dtype).alias(name)
+                for name, dtype in schema.items()
+            ]
+            return scan.select(columns).collect()
+        except (PolarsError, OSError) as error:
+            raise UnreadableTableError(
+                f"{self._uri}: data file {file.path} cannot be read ({error}). Restore the file, or restore the table "
+                "to a version without it"
+            ) from error
+
+    def vector(self, file: DataFile) -> BitMap64:
+        """Return the numbers of the rows of a data file that are gone. Raises CorruptVectorError."""
+        if file.vector is None:
+            return BitMap64()
+        path = file.vector.path
+        try:
+            return decode(file.vector, None if path is None else bytes(obstore.get(self._store, path).bytes()))
+        except FileNotFoundError as error:
+            raise CorruptVectorError(
+                f"{self._uri}: deletion vector file {path} is missing. The rows of {file.path} are not known without "
+                "it; restore the file, or restore the table to an earlier version"
+            ) from error
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Delete files for good; one that is not there is no error. Raises TransientError."""
+        try:
+            obstore.delete(self._store, list(paths))
+        except FileNotFoundError:
+            pass
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._uri}: files could not be removed: {reason(error)}") from error
+
+    def _write(self, rows: pl.DataFrame) -> DataFile:
+        path, content = f"part-{uuid.uuid4()}.parquet", _parquet(rows)
+        self._put(path, content)
+        return DataFile(path, len(content), int(time.time() * 1000), rows.height, statistics(rows))
+
+    def _put(self, path: str, content: bytes | memoryview) -> None:
+        try:
+            obstore.put(self._store, path, content)
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._uri}: {path} could not be written: {reason(error)}") from error
+
+
+def _parquet(rows: pl.DataFrame) -> memoryview:
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer, compression="zstd", compression_level=1)
+    return buffer.getbuffer()
