@@ -15,7 +15,9 @@ from flows.tables import gold_table
 from operators.changes import Changes
 from storage.change_feed import read_changes
 from storage.errors import HoleError
+from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter
+from storage.row_locator import RowLocator
 from storage.table import Commit, OwnedTable, table_id
 
 _FEED_STEP = 20  # Silver versions read at a time, which bounds the memory of a catch-up
@@ -51,8 +53,10 @@ class GoldStage:
         declaration = gold_table(self._kpi, self._pipeline, table_id(self._silver_uri))
         self._table = OwnedTable(self._lake.gold(self._kpi.name), declaration)
         self._rollup = self._kpi.rollup()
-        self._writer = MergeWriter(self._table)
-        self._writer.load(self._rollup.load, self._rollup.schema.names())
+        locator = RowLocator(self._table)
+        locator.load(self._rollup.load, self._rollup.schema.names())
+        self._writer = MergeWriter(self._table, locator)
+        self._maintenance = Maintenance(self._table, locator, self._lake.retention)
         self._position = self._table.positions([self._silver]).get(self._silver) if self._table.is_current else None
 
     @property
@@ -108,3 +112,4 @@ class GoldStage:
         self._writer.merge(row_changes(changes), Commit({self._silver: version}, ledger))
         self._rollup.apply(changes)
         self._position = version
+        self._maintenance.tick()

@@ -1,13 +1,18 @@
 """Where the tables of a pipeline are."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """A directory or URL with one folder a layer, one table a folder."""
+    """A directory or URL with one folder a layer, one table a folder.
+
+    Files and log entries that are no longer part of a table stay for `retention`.
+    """
 
     root: str
+    retention: timedelta = timedelta(hours=1)
 
     def staging(self, silver: str) -> str:
         """Return where the staging table of a Silver table is."""

@@ -25,7 +25,8 @@ class Pipeline:
     """Silver tables and the KPIs over them, in one lake.
 
     `lake` is a directory or URL; the environment's `GOLDWAX_LAKE` wins over it. `max_rows` and `max_delay` say when
-    a batch is committed: when so many rows wait, or the first of them has waited so long.
+    a batch is committed: when so many rows wait, or the first of them has waited so long. For `retention` readers
+    can use, and go back to, older versions of a table; then the files only these have are removed.
 
     Raises DeclarationError.
     """
@@ -35,6 +36,7 @@ class Pipeline:
     lake: str = "lake"
     max_rows: int = 200_000
     max_delay: timedelta = timedelta(milliseconds=50)
+    retention: timedelta = timedelta(hours=1)
 
     def __post_init__(self) -> None:
         checked_name("Pipeline", self.name)
@@ -62,7 +64,7 @@ class Pipeline:
 
     def lake_of(self, settings: Settings) -> Lake:
         """Return the lake that a run with these settings writes."""
-        return Lake((settings.lake or self.lake).rstrip("/"))
+        return Lake((settings.lake or self.lake).rstrip("/"), self.retention)
 
     def dataflow(self, *, tail: bool = True) -> Dataflow:
         """Return the dataflow for `python -m bytewax.run`; without `tail` it ends where the topics end now.

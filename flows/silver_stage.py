@@ -14,8 +14,10 @@ from flows.stage import advance
 from flows.tables import silver_table
 from operators.changes import Changes
 from operators.scd1 import Plan, Scd1
+from storage.maintenance import Maintenance
 from storage.merge_writer import MergeResult, MergeWriter
 from storage.positions import Range, take_from
+from storage.row_locator import RowLocator
 from storage.staging import first_staged, read_deletes, read_range
 from storage.table import Commit, OwnedTable, read_positions
 
@@ -66,9 +68,11 @@ class SilverStage:
         uri = self._lake.silver(self._silver.name)
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.positions(self._partitions)
-        self._writer = MergeWriter(self._table)
-        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys, self._writer)
-        self._writer.load(self._state.load, self._state.loaded_columns)
+        locator = RowLocator(self._table)
+        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys, locator)
+        locator.load(self._state.load, self._state.loaded_columns)
+        self._writer = MergeWriter(self._table, locator)
+        self._maintenance = Maintenance(self._table, locator, self._lake.retention)
         self._state.load_deletes(*read_deletes(self._staging, self._positions))
 
     @property
@@ -102,6 +106,7 @@ class SilverStage:
         result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, events, plan)))
         self._state.apply(plan)
         self._positions |= ends
+        self._maintenance.tick()
         return _handover(self._silver.name, plan.changes, result)
 
     def _fresh(self, batches: Sequence[EventBatch]) -> list[EventBatch]:

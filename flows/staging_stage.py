@@ -1,6 +1,7 @@
 """The stage that makes records durable: quarantine first, then staging, each range once."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import polars as pl
 
@@ -9,6 +10,7 @@ from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
+from storage.maintenance import Maintenance
 from storage.positions import take_from
 from storage.staging import first_staged
 from storage.table import Commit, OwnedTable
@@ -17,8 +19,9 @@ from storage.table import Commit, OwnedTable
 class _AppendTable:
     """An append-only table and the positions it holds."""
 
-    def __init__(self, table: OwnedTable, partitions: Iterable[str]) -> None:
+    def __init__(self, table: OwnedTable, partitions: Iterable[str], retention: timedelta) -> None:
         self._table = table
+        self._maintenance = Maintenance(table, table, retention)
         self._positions = table.positions(partitions)
 
     def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
@@ -52,6 +55,7 @@ class _AppendTable:
         }
         self._table.append(rows, Commit(ends | firsts, {"ranges": joined_ranges(batches), **counts}))
         self._positions |= ends
+        self._maintenance.tick()
 
 
 class StagingStage:
@@ -73,8 +77,8 @@ class StagingStage:
         name, pipeline = self._silver.name, self._pipeline
         staging = OwnedTable(self._lake.staging(name), staging_table(self._silver, pipeline))
         quarantine = OwnedTable(self._lake.quarantine(name), quarantine_table(pipeline))
-        self._staging = _AppendTable(staging, self._partitions)
-        self._quarantine = _AppendTable(quarantine, self._partitions)
+        self._staging = _AppendTable(staging, self._partitions, self._lake.retention)
+        self._quarantine = _AppendTable(quarantine, self._partitions, self._lake.retention)
 
     def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
         fresh = self._staging.fresh(batches)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pyroaring import BitMap64
 
 from storage.errors import CorruptVectorError
@@ -114,6 +116,11 @@ def decode(descriptor: Descriptor, content: bytes | None = None) -> BitMap64:
     if len(vector) != descriptor.cardinality:
         raise _corrupt(descriptor, f"received {len(vector)} positions, expected {descriptor.cardinality}")
     return vector
+
+
+def row_numbers(vector: BitMap64) -> npt.NDArray[np.int64]:
+    """Return the positions of a vector, ascending."""
+    return np.frombuffer(vector.to_array(), np.uint64).astype(np.int64)
 
 
 def _inline(descriptor: Descriptor) -> bytes:

@@ -10,74 +10,27 @@ Sources: Delta protocol, "Delta Log Entries", "Checkpoints", "Action Reconciliat
 "Valid Feature Names in Table Features".
 """
 
-import io
 import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import obstore
-import polars as pl
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore
+from polars.exceptions import PolarsError
 
-from storage.delta_actions import Action, DataFile
-from storage.errors import CommitRaceError, TransientError, UnreadableTableError, UnsupportedTableError
+from storage.checkpoints import checkpoint, read_checkpoint
+from storage.delta_actions import Action
+from storage.errors import CommitRaceError, TransientError, UnreadableTableError
 from storage.object_store import reason
-
-READER_FEATURES = frozenset({"deletionVectors"})
-WRITER_FEATURES = frozenset({"deletionVectors", "changeDataFeed", "appendOnly", "invariants"})
+from storage.snapshot import Snapshot, check_supported
 
 _LOG = "_delta_log"
 _ENTRY = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.\d{10})?\.parquet")
-_READER_VERSION, _WRITER_VERSION = 3, 7
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """What a table is at `version`: its files by path, and how far each application is."""
-
-    version: int = -1
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    files: dict[str, DataFile] = field(default_factory=dict)
-    transactions: dict[str, int] = field(default_factory=dict)
-
-    def apply(self, action: Action) -> None:
-        """Take in one action; the removes of a version come before its adds."""
-        for kind, content in action.items():
-            match kind:
-                case "add":
-                    file = DataFile.from_add(content)
-                    self.files[file.path] = file
-                case "remove":
-                    self.files.pop(content["path"], None)
-                case "txn":
-                    self.transactions[content["appId"]] = content["version"]
-                case "protocol":
-                    self.protocol = content
-                case "metaData":
-                    self.metadata = content
-                case _:
-                    pass  # commitInfo, cdc and what later versions add carry no state of ours
-
-    def take(self, version: int, actions: Sequence[Action]) -> None:
-        """Become the next version, which has these actions."""
-        for action in sorted(actions, key=lambda action: "add" in action):
-            self.apply(action)
-        self.version = version
-
-    def edit(self, added: Iterable[DataFile], removed: Iterable[DataFile], transactions: Mapping[str, int]) -> None:
-        """Become the next version, which has these files and transactions."""
-        for file in removed:
-            del self.files[file.path]
-        self.files |= {file.path: file for file in added}
-        self.transactions |= transactions
-        self.version += 1
 
 
 class DeltaLog:
@@ -128,6 +81,29 @@ class DeltaLog:
         except (BaseError, OSError) as error:
             self._check_ours(version, content, error)
 
+    def write_checkpoint(self, snapshot: Snapshot) -> None:
+        """Write the state of a version as a checkpoint, and say that it is there. Raises TransientError."""
+        actions = snapshot.actions()
+        pointer = json.dumps({"version": snapshot.version, "size": len(actions)}).encode()
+        try:
+            obstore.put(self._store, f"{_LOG}/{snapshot.version:020}.checkpoint.parquet", checkpoint(actions))
+            obstore.put(self._store, f"{_LOG}/_last_checkpoint", pointer)
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._place}: a checkpoint was not written: {reason(error)}") from error
+
+    def clean_up(self, before: int) -> None:
+        """Remove entries and checkpoints that no version committed since `before`, in milliseconds, needs.
+
+        What is needed is the newest checkpoint that was not written later, and all that came after it.
+        """
+        found = [item for batch in obstore.list(self._store, prefix=_LOG) for item in batch]
+        versions = {item["path"]: version for item in found if (version := _version(item["path"])) is not None}
+        old = {item["path"] for item in found if item["last_modified"].timestamp() * 1000 < before}
+        keep = max((v for path, v in versions.items() if path in old and "checkpoint" in path), default=0)
+        expired = sorted(path for path, version in versions.items() if version < keep)
+        if expired:
+            obstore.delete(self._store, expired)
+
     def _check_ours(self, version: int, content: bytes, cause: Exception | None = None) -> None:
         """Return when the entry is the one we meant to write: a retry inside the store finds its own first try."""
         found = self._get(self._path(version))
@@ -153,11 +129,12 @@ class DeltaLog:
 
     def _apply_checkpoint(self, snapshot: Snapshot, paths: Sequence[str]) -> None:
         for path in paths:
-            rows = pl.read_parquet(io.BytesIO(self._get(path) or b""))
-            for kind in ("protocol", "metaData", "txn", "add"):
-                if kind in rows.columns:
-                    for content in rows[kind].drop_nulls():
-                        snapshot.apply({kind: _without_nulls(content)})
+            try:
+                actions = [*read_checkpoint(self._get(path) or b"")]
+            except (PolarsError, OSError) as error:
+                raise self._unreadable(f"{path} is not whole: {error}") from error
+            for action in actions:
+                snapshot.apply(action)
 
     def _apply_entry(self, snapshot: Snapshot, version: int) -> None:
         if version != snapshot.version + 1:
@@ -188,41 +165,7 @@ class DeltaLog:
         )
 
 
-def check_supported(snapshot: Snapshot, place: str) -> None:
-    """Refuse a table that asks more of its readers or writers than we can do. Raises UnsupportedTableError."""
-    protocol, metadata = snapshot.protocol, snapshot.metadata
-    unknown_to_reader = {*(protocol.get("readerFeatures") or ())} - READER_FEATURES
-    unknown_to_writer = {*(protocol.get("writerFeatures") or ())} - WRITER_FEATURES
-    problems = [
-        f"reader version {protocol['minReaderVersion']}" * (protocol["minReaderVersion"] > _READER_VERSION),
-        f"writer version {protocol['minWriterVersion']}" * (protocol["minWriterVersion"] > _WRITER_VERSION),
-        *(f"reader feature {name!r}" for name in sorted(unknown_to_reader)),
-        *(f"writer feature {name!r}" for name in sorted(unknown_to_writer)),
-        "partition columns" * bool(metadata.get("partitionColumns")),
-        "column mapping" * (_configured(metadata, "delta.columnMapping.mode") not in (None, "none")),
-    ]
-    found = [problem for problem in problems if problem]
-    if found:
-        raise UnsupportedTableError(
-            f"{place}: the table needs {', '.join(found)}, which goldwax cannot write. Use the table's own engine, or "
-            "point the pipeline at a table of its own"
-        )
-
-
-def _configured(metadata: Mapping[str, Any], name: str) -> str | None:
-    configuration = metadata.get("configuration") or {}
-    value: str | None = configuration.get(name)
-    return value
-
-
-def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of a checkpoint as the JSON of an entry would have it: absent instead of NULL, maps as objects."""
-    return {
-        name: {pair["key"]: pair["value"] for pair in value} if _is_map(value) else value
-        for name, value in content.items()
-        if value is not None
-    }
-
-
-def _is_map(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(pair, dict) and pair.keys() == {"key", "value"} for pair in value)
+def _version(path: str) -> int | None:
+    name = path.rpartition("/")[2]
+    found = _ENTRY.fullmatch(name) or _CHECKPOINT.fullmatch(name)
+    return int(found[1]) if found else None

@@ -11,28 +11,22 @@
 Sources: Delta protocol, "Add File and Remove File", "Add CDC File", "Deletion Vectors".
 """
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from pyroaring import BitMap64
 
 from storage.delta_actions import Action, DataFile
-from storage.errors import CommitRaceError, TableMismatchError
-from storage.places import HeldFile, Places, Slots
-from storage.row_images import RowImages
-from storage.table import Commit, Edit, ForeignEdit, OwnedTable
-
-_log = logging.getLogger("goldwax")
+from storage.errors import CommitRaceError
+from storage.places import HeldFile, Slots
+from storage.row_locator import RowLocator
+from storage.table import Commit, Edit, OwnedTable
 
 CHANGE_TYPE = "_change_type"
-_PROGRESS = 5.0  # seconds between two lines about a long load
-_READ_AHEAD = 2  # data files
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ class _Retired:
 
     emptied: list[HeldFile] = field(default_factory=list)
     marked: list[tuple[HeldFile, DataFile, BitMap64]] = field(default_factory=list)
-    moved: list[tuple[DataFile, Slots, pl.DataFrame]] = field(default_factory=list)
+    moved: list[tuple[list[DataFile], Slots]] = field(default_factory=list)
 
     @property
     def removed(self) -> list[DataFile]:
@@ -81,45 +75,14 @@ class _Retired:
 
     @property
     def added(self) -> list[DataFile]:
-        return [file for _, file, _ in self.marked] + [file for file, _, _ in self.moved]
+        return [file for _, file, _ in self.marked] + [file for files, _ in self.moved for file in files]
 
 
 class MergeWriter:
-    """Writes changes of keyed rows to one table, and tells what row each key has.
+    """Writes changes of keyed rows to one table. Not for use by several threads at a time."""
 
-    `load` comes first, once. Not for use by several threads at a time.
-    """
-
-    def __init__(self, table: OwnedTable) -> None:
-        self._table = table
-        self._places = Places()
-        self._images = RowImages(table.files, table.schema)
-
-    def load(self, admit: Callable[[pl.DataFrame], Slots], columns: Sequence[str]) -> None:
-        """Find out where the row of every key is.
-
-        `admit` gets rows of the table, of which it sees `columns`, and returns the slots of their keys; later it is
-        called again for rows that another writer adds. Raises TableMismatchError when two rows have one key.
-        """
-        self._admit = admit
-        self._columns = pl.Schema({name: self._table.schema[name] for name in columns})
-        self._take_in(self._table.data_files)
-        self._table.followed_by(self)
-
-    def present(self, slots: Slots) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Tell for each slot whether its key has a row."""
-        return self._places.present(slots)
-
-    def rows(self, slots: Slots) -> pl.DataFrame:
-        """Return the rows of these slots, each of which must have one, as the table holds them."""
-        if not len(slots):
-            return pl.DataFrame(schema=self._table.schema)
-        parts = [self._images.take(each.held.file, each.rows) for each in self._places.rows_of(slots)]
-        back = np.empty(len(slots), np.int64)
-        back[self._places.order(slots)] = np.arange(len(slots))
-        rows = pl.from_arrow(pa.concat_tables(parts).combine_chunks().take(pa.array(back)))
-        assert isinstance(rows, pl.DataFrame)  # noqa: S101 - narrows the union that from_arrow declares
-        return rows
+    def __init__(self, table: OwnedTable, locator: RowLocator) -> None:
+        self._table, self._locator = table, locator
 
     def merge(self, changes: RowChanges, commit: Commit) -> MergeResult:
         """Commit `changes`; with none at all, the positions alone.
@@ -127,20 +90,23 @@ class MergeWriter:
         Raises FencedError, CommitRaceError and TransientError (open the table again, read its positions, decide).
         """
         began, before = time.perf_counter(), self._table.data_version
+        replaced = np.concatenate([changes.updated_slots, changes.deleted_slots])
+        new_rows = pl.concat([changes.inserted, changes.updated_to])
         with ThreadPoolExecutor(1) as beside:
-            writing = beside.submit(self._write_changes, changes)
-            new_rows = pl.concat([changes.inserted, changes.updated_to])
+            change_files = beside.submit(self._write_changes, changes)
             files = self._table.files.write(new_rows)
-            replaced = np.concatenate([changes.updated_slots, changes.deleted_slots])
             retired = _Retired()
 
             def edit() -> Edit:
                 nonlocal retired
                 retired = self._retire(replaced)
-                return Edit("MERGE", [*files, *retired.added], retired.removed, writing.result())
+                return Edit("MERGE", [*files, *retired.added], retired.removed, change_files.result())
 
             self._table.commit(edit, commit)
-        self._settle(changes, retired, files, new_rows)
+        self._locator.replace(replaced, retired.emptied, retired.marked)
+        for moved, slots in retired.moved:
+            self._locator.add(moved, slots)
+        self._locator.add(files, np.concatenate([changes.inserted_slots, changes.updated_slots]), new_rows)
         return MergeResult(
             len(changes.inserted_slots),
             len(changes.updated_slots),
@@ -148,62 +114,6 @@ class MergeWriter:
             before,
             self._table.version,
             time.perf_counter() - began,
-        )
-
-    def follow(self, edit: ForeignEdit) -> None:
-        """Take in what another writer did to the files; see `Follower`."""
-        if edit.removed and edit.data_change:
-            raise CommitRaceError(f"{self._table.uri}: another writer changed rows in version {edit.version}")
-        for path in edit.removed:
-            if held := self._places.file(path):
-                self._places.drop(held)
-                self._images.drop(path)
-        self._take_in(edit.added)
-
-    def _take_in(self, files: Sequence[DataFile]) -> None:
-        """Find out whose rows are in these files."""
-        began = told = time.monotonic()
-        rows = 0
-        for number, (file, gone, keys) in enumerate(self._loaded(files), start=1):
-            slots = np.full(keys.height, -1, np.int64)
-            alive = np.ones(keys.height, bool)
-            alive[_numbers(gone)] = False
-            slots[alive] = self._admit(keys.filter(alive))
-            self._check_new(file, slots[alive], keys.filter(alive))
-            self._places.add(file, slots, gone)
-            rows += keys.height
-            if time.monotonic() - told > _PROGRESS:
-                told = time.monotonic()
-                _log.info("%s: %d rows in %d of %d files indexed", self._table.uri, rows, number, len(files))
-        if told > began:
-            _log.info("%s: indexed in %.1f s", self._table.uri, time.monotonic() - began)
-
-    def _loaded(self, files: Sequence[DataFile]) -> Iterator[tuple[DataFile, BitMap64, pl.DataFrame]]:
-        """Yield each file with its vector and the columns that identify its rows, a few files ahead."""
-
-        def load(file: DataFile) -> tuple[DataFile, BitMap64, pl.DataFrame]:
-            return file, self._table.files.vector(file), self._table.files.read(file, self._columns)
-
-        if len(files) == 1:
-            yield load(files[0])
-            return
-        with ThreadPoolExecutor(_READ_AHEAD) as readers:
-            waiting = [readers.submit(load, file) for file in files[:_READ_AHEAD]]
-            for ahead in [*files[_READ_AHEAD:], *[None] * len(waiting)]:
-                yield waiting.pop(0).result()
-                if ahead:
-                    waiting.append(readers.submit(load, ahead))
-
-    def _check_new(self, file: DataFile, slots: Slots, keys: pl.DataFrame) -> None:
-        twice = self._places.present(slots)
-        if not twice.any() and len(np.unique(slots)) == len(slots):
-            return
-        repeated = np.ones(len(slots), bool)
-        repeated[np.unique(slots, return_index=True)[1]] = False
-        example = keys.filter(twice | repeated).row(0, named=True)
-        raise TableMismatchError(
-            f"{self._table.uri}: {int((twice | repeated).sum())} rows of data file {file.path} have the key of another "
-            f"row, as {example}; expected one row a key. Another writer has added them: delete those that are wrong"
         )
 
     def _write_changes(self, changes: RowChanges) -> list[Action]:
@@ -221,11 +131,11 @@ class MergeWriter:
 
     def _retire(self, slots: Slots) -> _Retired:
         """Take the rows of these slots out of their files, by vectors or by writing what is left anew."""
-        if not self._places.present(slots).all():
+        if not self._locator.present(slots).all():
             raise CommitRaceError(f"{self._table.uri}: another writer removed rows that are to be replaced")
         retired = _Retired()
         left: list[tuple[HeldFile, BitMap64]] = []
-        for touched in self._places.rows_of(slots) if len(slots) else ():
+        for touched in self._locator.rows_of(slots):
             gone = touched.held.gone | BitMap64(touched.rows.astype(np.uint64))
             if len(gone) == len(touched.held.slots):
                 retired.emptied.append(touched.held)
@@ -243,40 +153,8 @@ class MergeWriter:
         for held, gone in left:
             yield held, held.file.with_vector(descriptors[held.file.path]), gone
 
-    def _moved(self, left: Sequence[tuple[HeldFile, BitMap64]]) -> Iterator[tuple[DataFile, Slots, pl.DataFrame]]:
+    def _moved(self, left: Sequence[tuple[HeldFile, BitMap64]]) -> Iterator[tuple[list[DataFile], Slots]]:
         for held, gone in left:
-            alive = np.ones(len(held.slots), bool)
-            alive[_numbers(gone)] = False
+            alive = held.alive(gone)
             rows = self._table.files.read(held.file, self._table.schema).filter(alive)
-            for file, slots in _split(self._table.files.write(rows), held.slots[alive].astype(np.int64)):
-                yield file, slots, rows
-
-    def _settle(
-        self, changes: RowChanges, retired: _Retired, files: Sequence[DataFile], new_rows: pl.DataFrame
-    ) -> None:
-        """Make our state what the table is after the commit."""
-        self._places.forget(np.concatenate([changes.updated_slots, changes.deleted_slots]))
-        for held, file, gone in retired.marked:
-            self._places.mark(held, file, gone)
-        for held in retired.emptied:
-            self._places.drop(held)
-            self._images.drop(held.file.path)
-        for file, slots, _ in retired.moved:
-            self._places.add(file, slots)
-        new_slots = np.concatenate([changes.inserted_slots, changes.updated_slots])
-        for file, slots in _split(files, new_slots):
-            self._places.add(file, slots)
-        if len(files) == 1:
-            self._images.keep(files[0].path, new_rows)
-
-
-def _split(files: Iterable[DataFile], slots: Slots) -> Iterator[tuple[DataFile, Slots]]:
-    """Pair files with the slots of their rows; the rows were written in the order of the slots."""
-    start = 0
-    for file in files:
-        yield file, slots[start : start + file.rows]
-        start += file.rows
-
-
-def _numbers(rows: BitMap64) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.frombuffer(rows.to_array(), np.uint64).astype(np.int64)
+            yield self._table.files.write(rows), held.slots[alive].astype(np.int64)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap64
 
+from storage.deletion_vectors import row_numbers
 from storage.delta_actions import DataFile
 
 Slots = npt.NDArray[np.int64]
@@ -32,10 +33,9 @@ class HeldFile:
     gone: BitMap64
     slots: npt.NDArray[np.int32]
 
-    @property
-    def live(self) -> int:
-        """How many of its rows are part of the table."""
-        return len(self.slots) - len(self.gone)
+    def alive(self, gone: BitMap64) -> npt.NDArray[np.bool_]:
+        """Tell of each of its rows whether it is still there when those of `gone` are not."""
+        return alive_rows(len(self.slots), gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,13 @@ class RowsOf:
 
     held: HeldFile
     rows: Numbers
+
+
+def alive_rows(rows: int, gone: BitMap64) -> npt.NDArray[np.bool_]:
+    """Tell of each of so many rows whether it is not among those that are gone."""
+    left = np.ones(rows, bool)
+    left[row_numbers(gone)] = False
+    return left
 
 
 class Places:
@@ -81,7 +88,7 @@ class Places:
         for start, end in zip(starts, [*starts[1:], len(places)], strict=True):
             yield RowsOf(self._files[int(numbers[start])], places[start:end] & _ROW)
 
-    def add(self, file: DataFile, slots: Slots, gone: BitMap64 | None = None) -> None:
+    def add(self, file: DataFile, slots: Slots, gone: BitMap64 | None = None) -> HeldFile:
         """Take in a file whose rows are the current rows of these slots; a slot of -1 is a row that is gone."""
         held = HeldFile(self._next, file, gone or BitMap64(), slots.astype(np.int32))
         self._files[held.number], self._number_of[file.path] = held, held.number
@@ -89,6 +96,7 @@ class Places:
         rows = np.flatnonzero(slots != _ABSENT) if gone else np.arange(len(slots))
         self._make_room(slots)
         self._places[slots[rows]] = (held.number << _ROW_BITS) | rows
+        return held
 
     def current(self, held: HeldFile, rows: Numbers) -> npt.NDArray[np.bool_]:
         """Tell for each of these rows of a file whether its slot still has its place there."""

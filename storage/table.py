@@ -21,11 +21,13 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from storage.compaction import Compacted, StaleCompactionError
 from storage.delta_actions import Action, DataFile, transaction
-from storage.delta_log import DeltaLog, Snapshot, check_supported
+from storage.delta_log import DeltaLog
 from storage.errors import CommitRaceError, FencedError, TransientError
 from storage.object_store import open_store
 from storage.positions import Positions
+from storage.snapshot import Snapshot, check_supported
 from storage.table_declaration import Declaration, check_snapshot, check_writable, is_current, read_snapshot
 from storage.table_files import TableFiles
 
@@ -99,8 +101,8 @@ class OwnedTable:
         store = open_store(uri)
         self.uri = uri
         self._declaration = declaration
-        self._log = DeltaLog(store, uri)
-        self._snapshot = self._log.read() or self._create()
+        self.store, self.log = store, DeltaLog(store, uri)
+        self._snapshot = self.log.read() or self._create()
         check_snapshot(uri, self._snapshot, declaration)
         self.files = TableFiles(store, uri)
         self.schema = _polars_schema(declaration)
@@ -144,12 +146,35 @@ class OwnedTable:
         edit = Edit("WRITE", self.files.write(rows))
         self.commit(lambda: edit, commit)
 
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the state of the table at `version`."""
+        return self._snapshot.copy()
+
+    def forget_tombstones(self, before: int) -> None:
+        """Drop what is known of files taken out before this time, in milliseconds, once they are removed."""
+        self._snapshot.forget_tombstones(before)
+
+    def move(self, compacted: Compacted) -> None:
+        """Put compacted files in the place of their sources; for a table whose rows nobody keeps track of.
+
+        Raises StaleCompactionError when a source has changed, and what `commit` raises.
+        """
+
+        def edit() -> Edit:
+            if any(self._snapshot.files.get(file.path) != file for file in compacted.sources):
+                raise StaleCompactionError
+            return Edit("OPTIMIZE", compacted.written, compacted.sources, data_change=False)
+
+        self.commit(edit)
+
     def followed_by(self, follower: Follower) -> None:
         """Tell `follower` from now on what other writers do to the files."""
         self._follower = follower
 
-    def commit(self, edit: Callable[[], Edit], commit: Commit) -> Edit:
+    def commit(self, edit: Callable[[], Edit], commit: Commit | None = None) -> Edit:
         """Commit what `edit` returns, and return it; it is asked again when others committed first.
+
+        Maintenance commits without positions and epoch.
 
         Raises FencedError when one of them is a newer owner, CommitRaceError when our change no longer holds, and
         TransientError when nothing was committed or the outcome is unknown. Open the table again after these.
@@ -167,9 +192,9 @@ class OwnedTable:
                 return wanted
         raise CommitRaceError(f"{self.uri}: {_ATTEMPTS} other commits came before ours, one after the other")
 
-    def _try(self, edit: Edit, commit: Commit) -> None:
+    def _try(self, edit: Edit, commit: Commit | None) -> None:
         now = self._now()
-        transactions = self._transactions(commit)
+        transactions = self._transactions(commit) if commit else {}
         actions = [
             *(file.remove(now, data_change=edit.data_change) for file in edit.removed),
             *(file.add(data_change=edit.data_change) for file in edit.added),
@@ -181,10 +206,11 @@ class OwnedTable:
             "operation": edit.operation,
             "operationParameters": {},
             "engineInfo": _ENGINE,
-            LEDGER: json.dumps(commit.ledger, separators=(",", ":")),
         }
-        self._log.commit(self.version + 1, actions, info)
-        self._snapshot.edit(edit.added, edit.removed, transactions)
+        if commit:
+            info[LEDGER] = json.dumps(commit.ledger, separators=(",", ":"))
+        self.log.commit(self.version + 1, actions, info)
+        self._snapshot.edit(edit.added, edit.removed, transactions, now)
         if edit.data_change:
             self.data_version = self.version
 
@@ -194,7 +220,7 @@ class OwnedTable:
 
     def _follow(self) -> None:
         """Take in what others committed since our version; see points 3 and 4 above."""
-        for version, actions in self._log.follow(self._snapshot):
+        for version, actions in self.log.follow(self._snapshot):
             self._check_owner(version, actions)
             edit = ForeignEdit.of(version, actions)
             if self._follower:
@@ -223,8 +249,8 @@ class OwnedTable:
     def _create(self) -> Snapshot:
         info = {"operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": _ENGINE}
         with suppress(CommitRaceError):  # someone else has just made it
-            self._log.commit(0, [self._declaration.protocol(), self._declaration.metadata()], info)
-        created = self._log.read()
+            self.log.commit(0, [self._declaration.protocol(), self._declaration.metadata()], info)
+        created = self.log.read()
         assert created is not None  # noqa: S101 - version 0 is there
         return created
 

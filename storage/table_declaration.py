@@ -21,9 +21,10 @@ import pyarrow as pa
 from deltalake import Schema
 
 from storage.delta_actions import Action
-from storage.delta_log import DeltaLog, Snapshot
+from storage.delta_log import DeltaLog
 from storage.errors import TableMismatchError, UnwritableError
 from storage.object_store import is_local, open_store
+from storage.snapshot import Snapshot
 
 _FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 

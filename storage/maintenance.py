@@ -1,0 +1,132 @@
+"""Keeping a table small and quick to read, by its owner, between its commits.
+
+1. The owner calls `tick` after its commits. What takes long is done on a thread beside it, one thing at a time.
+2. A *checkpoint* is written every 50 commits.
+3. *Compaction* reads and writes beside the owner; the commit that puts the new file in place is the owner's own, made
+   at a later tick. Rows that were replaced meanwhile are marked in the new file's deletion vector.
+4. A *sweep* removes files and log entries that no version within the retention needs.
+5. What fails is logged and tried again after a pause; the table is as right without it.
+
+A merge waits for maintenance only as long as that commit takes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from typing import Protocol
+
+from obstore.exceptions import BaseError
+
+from storage.compaction import Compacted, StaleCompactionError, choose, compact
+from storage.delta_actions import DataFile
+from storage.errors import StorageError
+from storage.object_store import reason
+from storage.sweep import sweep
+from storage.table import OwnedTable
+
+_log = logging.getLogger("goldwax")
+
+_CHECKPOINT_EVERY = 50  # commits
+_PAUSE = 60.0  # seconds after a failure
+_SWEEPS = 4  # in the time of a retention
+
+
+class Mover(Protocol):
+    """Whoever commits a compaction and keeps track of the rows that moved."""
+
+    def move(self, compacted: Compacted, /) -> None:
+        """Put compacted files in place. Raises StaleCompactionError, and what `OwnedTable.commit` raises."""
+        ...
+
+
+_Done = Callable[[], None]
+_Work = Callable[[], _Done]
+
+
+class Maintenance:
+    """Maintains one table; `mover` is the table itself or the merge writer that keeps its rows.
+
+    Replaced files and log entries stay for `retention`: so long can readers use, or go back to, an older version.
+    """
+
+    def __init__(self, table: OwnedTable, mover: Mover, retention: timedelta) -> None:
+        self._table, self._mover, self._retention = table, mover, retention
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
+        self._job: Future[_Done] | None = None
+        self._checkpointed = table.version
+        self._swept = time.monotonic()
+        self._resume_at = 0.0
+
+    def tick(self) -> None:
+        """Finish what is done beside us, and begin what is due. Raises what `OwnedTable.commit` raises."""
+        if self._job and self._job.done():
+            job, self._job = self._job, None
+            self._finish(job)
+        if self._job is None and time.monotonic() >= self._resume_at and (work := self._due()):
+            self._job = self._beside.submit(work)
+
+    def run(self) -> None:
+        """Do here and now all there is to do: compaction until the table is in shape, a checkpoint, a sweep."""
+        while chosen := choose(self._table.data_files):
+            self._compaction(chosen)()()
+        self._checkpoint()()
+        self._sweep()()()
+
+    def _due(self) -> _Work | None:
+        """Return the work to do beside the owner; it returns what is then left to the owner."""
+        if self._table.version - self._checkpointed >= _CHECKPOINT_EVERY:
+            return self._checkpoint()
+        if time.monotonic() - self._swept > self._retention.total_seconds() / _SWEEPS:
+            return self._sweep()
+        chosen = choose(self._table.data_files)
+        return self._compaction(chosen) if chosen else None
+
+    def _finish(self, job: Future[_Done]) -> None:
+        try:
+            done = job.result()
+        except (StorageError, BaseError, OSError) as error:
+            _log.warning("%s: maintenance failed and is tried again: %s", self._table.uri, reason(error))
+            self._resume_at = time.monotonic() + _PAUSE
+        else:
+            done()
+
+    def _checkpoint(self) -> _Work:
+        snapshot = self._table.snapshot()
+        self._checkpointed = snapshot.version
+
+        def work() -> _Done:
+            self._table.log.write_checkpoint(snapshot)
+            return _nothing
+
+        return work
+
+    def _compaction(self, chosen: Sequence[DataFile]) -> _Work:
+        def work() -> _Done:
+            compacted = compact(self._table.files, self._table.schema, chosen)
+            return partial(self._move, compacted)
+
+        return work
+
+    def _move(self, compacted: Compacted) -> None:
+        try:
+            self._mover.move(compacted)
+        except StaleCompactionError:
+            self._table.files.remove([file.path for file in compacted.written])
+
+    def _sweep(self) -> _Work:
+        snapshot, before = self._table.snapshot(), int((time.time() - self._retention.total_seconds()) * 1000)
+        self._swept = time.monotonic()
+
+        def work() -> _Done:
+            self._table.log.clean_up(before)
+            sweep(self._table.store, snapshot, before)
+            return partial(self._table.forget_tombstones, before)
+
+        return work
+
+
+def _nothing() -> None:
+    """Leave nothing to the owner."""
