@@ -11,9 +11,11 @@ from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.settings import Settings
-from flows.table_facts import COUNTS, TableFacts, table_facts, table_places
+from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
 from operators.schema import DeclarationError
 from storage.errors import StorageError
+from storage.maintenance import Maintenance
+from storage.table import Table
 
 _INTERRUPTED = 130
 
@@ -26,10 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code of the process: 0, 1 for an error with a message, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "demo":
-            run_demo()
-        else:
-            _print_tables(options.module)
+        match options.command:
+            case "demo":
+                run_demo()
+            case "maintain":
+                _maintain(options.module)
+            case _:
+                _print_tables(options.module)
     except (UsageError, DemoError, FreshnessError, StorageError, ModuleNotFoundError, OSError) as error:
         return _complain(f"{options.command}: {error}", 1)
     except KeyboardInterrupt:
@@ -69,6 +74,21 @@ def _print_tables(module: str) -> None:
         _say(f"    {place.uri if '://' in place.uri else Path(place.uri).resolve()}")
 
 
+def _maintain(module: str) -> None:
+    pipeline = load_pipeline(module)
+    lake = pipeline.lake_of(Settings.from_environment())
+    for place in table_places(pipeline, lake):
+        if table_version(place.uri) < 0:
+            _say(f"{place.layer} {place.name}: not there yet")
+            continue
+        table = Table(place.uri)
+        done = Maintenance(table, table, lake.retention).run()
+        _say(
+            f"{place.layer} {place.name}: {done.files_before} data files are now {done.files}; "
+            f"{done.removed} files that no version of the last {lake.retention} needs are gone"
+        )
+
+
 def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
@@ -83,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("demo", help="a year of flights becomes fresh Silver and Gold tables under demo-data/")
     tables = commands.add_parser("tables", help="the tables of a pipeline: versions, rows, positions, what was read")
-    tables.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
+    maintain = commands.add_parser("maintain", help="compact the tables of a pipeline and remove expired files, once")
+    for each in (tables, maintain):
+        each.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
     return parser
 
 

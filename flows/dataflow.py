@@ -23,9 +23,9 @@ from flows.stage_logic import StageLogic
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
 from storage.errors import HoleError
+from storage.owned_table import read_positions
 from storage.positions import partition_id
 from storage.records import Topic
-from storage.table import read_positions
 
 _BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table

@@ -23,7 +23,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from flows.lake import Lake
-from storage.table import LEDGER
+from storage.owned_table import LEDGER
 
 
 class FreshnessError(Exception):

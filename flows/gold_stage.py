@@ -17,8 +17,8 @@ from storage.change_feed import read_changes
 from storage.errors import HoleError
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter
+from storage.owned_table import Commit, OwnedTable, table_id
 from storage.row_locator import RowLocator
-from storage.table import Commit, OwnedTable, table_id
 
 _FEED_STEP = 20  # Silver versions read at a time, which bounds the memory of a catch-up
 

@@ -16,10 +16,10 @@ from operators.changes import Changes
 from operators.scd1 import Plan, Scd1
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeResult, MergeWriter
+from storage.owned_table import Commit, OwnedTable, read_positions
 from storage.positions import Range, take_from
 from storage.row_locator import RowLocator
 from storage.staging import first_staged, read_deletes, read_range
-from storage.table import Commit, OwnedTable, read_positions
 
 _DONE = ("quarantined", "dropped")
 

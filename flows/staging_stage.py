@@ -11,9 +11,9 @@ from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
 from storage.maintenance import Maintenance
+from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
 from storage.staging import first_staged
-from storage.table import Commit, OwnedTable
 
 
 class _AppendTable:

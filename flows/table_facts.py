@@ -11,7 +11,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from flows.lake import Lake
 from flows.pipeline import Pipeline
-from storage.table import LEDGER
+from storage.owned_table import LEDGER
 
 COUNTS = ("read", "applied", "no_op", "superseded", "duplicate", "ambiguous", "quarantined", "dropped")
 

@@ -7,16 +7,15 @@ are gone; a vector that was replaced while its data file lives on has none.
 Source: Delta protocol, "Checkpoints", "Checkpoint Schema", "Last Checkpoint File".
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.delta_actions import Action
 
+_MAPS = ("partitionValues", "tags", "options", "configuration")
 _TEXTS = pa.map_(pa.string(), pa.string())
 _VECTOR = pa.struct(
     [
@@ -81,21 +80,18 @@ def checkpoint(actions: Sequence[Action]) -> bytes:
     columns = {}
     for kind, dtype in _KINDS.items():
         values = zip(kinds, actions, strict=True)
-        columns[kind] = pa.array(
-            [_with_maps(each[kind], dtype) if found == kind else None for found, each in values], dtype
-        )
+        columns[kind] = pa.array([_with_maps(each[kind]) if found == kind else None for found, each in values], dtype)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 
 def read_checkpoint(content: bytes) -> Iterator[Action]:
-    """Yield the actions of a checkpoint as a log entry would have them: absent instead of NULL, maps as objects."""
-    rows = pl.read_parquet(io.BytesIO(content))
+    """Yield the actions of a checkpoint as a log entry would have them. Raises pyarrow.ArrowException."""
+    table = pq.read_table(pa.BufferReader(content))
     for kind in _KINDS:
-        if kind in rows.columns:
-            for found in rows[kind].drop_nulls():
-                yield {kind: _without_nulls(found)}
+        if kind in table.column_names:
+            yield from ({kind: _without_nulls(found)} for found in table[kind].drop_null().to_pylist())
 
 
 def tombstone(path: str, removed_at: int) -> Action:
@@ -103,24 +99,17 @@ def tombstone(path: str, removed_at: int) -> Action:
     return {"remove": {"path": path, "deletionTimestamp": removed_at, "dataChange": False}}
 
 
-def _with_maps(content: Mapping[str, Any], dtype: pa.StructType) -> dict[str, Any]:
-    """Return an action as Arrow takes it: the pairs of a map one by one."""
-    found = dict(content)
-    for field in dtype:
-        if field.type == _TEXTS and field.name in found:
-            found[field.name] = [*found[field.name].items()]
+def _with_maps(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an action as Arrow takes it: a map as its pairs."""
+    found = {name: [*value.items()] if name in _MAPS else value for name, value in content.items()}
     if "format" in found:
-        found["format"] = {**found["format"], "options": [*found["format"].get("options", {}).items()]}
+        found["format"] = _with_maps(content["format"])
     return found
 
 
 def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: {pair["key"]: pair["value"] for pair in value} if _is_map(value) else value
-        for name, value in content.items()
-        if value is not None
-    }
-
-
-def _is_map(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(pair, dict) and pair.keys() == {"key", "value"} for pair in value)
+    """Return an action as a log entry has it: absent instead of NULL, a map as an object."""
+    found = {name: dict(value) if name in _MAPS else value for name, value in content.items() if value is not None}
+    if "format" in found:
+        found["format"] = _without_nulls(content["format"])
+    return found

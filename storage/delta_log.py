@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+import pyarrow as pa
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore
-from polars.exceptions import PolarsError
 
 from storage.checkpoints import checkpoint, read_checkpoint
 from storage.delta_actions import Action
@@ -50,8 +50,8 @@ class DeltaLog:
             return None
         snapshot = Snapshot()
         if checkpoints:
-            snapshot.version = max(checkpoints)
-            self._apply_checkpoint(snapshot, checkpoints[snapshot.version])
+            newest = max(checkpoints)
+            snapshot.take(newest, self._checkpointed(checkpoints[newest]))
         for version in sorted(entry for entry in entries if entry > snapshot.version):
             self._apply_entry(snapshot, version)
         if not snapshot.metadata or not snapshot.protocol:
@@ -81,6 +81,16 @@ class DeltaLog:
         except (BaseError, OSError) as error:
             self._check_ours(version, content, error)
 
+    def holds(self, version: int) -> bool:
+        """Tell whether the entry of a version is in the log. Raises TransientError."""
+        try:
+            obstore.head(self._store, self._path(version))
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._place}: version {version} could not be looked up: {reason(error)}") from error
+        return True
+
     def write_checkpoint(self, snapshot: Snapshot) -> None:
         """Write the state of a version as a checkpoint, and say that it is there. Raises TransientError."""
         actions = snapshot.actions()
@@ -100,9 +110,8 @@ class DeltaLog:
         versions = {item["path"]: version for item in found if (version := _version(item["path"])) is not None}
         old = {item["path"] for item in found if item["last_modified"].timestamp() * 1000 < before}
         keep = max((v for path, v in versions.items() if path in old and "checkpoint" in path), default=0)
-        expired = sorted(path for path, version in versions.items() if version < keep)
-        if expired:
-            obstore.delete(self._store, expired)
+        for path in sorted(path for path, version in versions.items() if version < keep):
+            obstore.delete(self._store, path)  # one by one: who slept relies on their order
 
     def _check_ours(self, version: int, content: bytes, cause: Exception | None = None) -> None:
         """Return when the entry is the one we meant to write: a retry inside the store finds its own first try."""
@@ -127,14 +136,14 @@ class DeltaLog:
                     checkpoints.setdefault(int(found[1]), []).append(item["path"])
         return entries, checkpoints
 
-    def _apply_checkpoint(self, snapshot: Snapshot, paths: Sequence[str]) -> None:
+    def _checkpointed(self, paths: Sequence[str]) -> list[Action]:
+        actions: list[Action] = []
         for path in paths:
             try:
-                actions = [*read_checkpoint(self._get(path) or b"")]
-            except (PolarsError, OSError) as error:
+                actions += read_checkpoint(self._get(path) or b"")
+            except (pa.ArrowException, OSError) as error:
                 raise self._unreadable(f"{path} is not whole: {error}") from error
-            for action in actions:
-                snapshot.apply(action)
+        return actions
 
     def _apply_entry(self, snapshot: Snapshot, version: int) -> None:
         if version != snapshot.version + 1:
@@ -155,6 +164,10 @@ class DeltaLog:
             return bytes(obstore.get(self._store, path).bytes())
         except FileNotFoundError:
             return None
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise self._unreadable(reason(error)) from error
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._place}: {path} could not be read: {reason(error)}") from error
 
     def _path(self, version: int) -> str:
         return f"{_LOG}/{version:020}.json"

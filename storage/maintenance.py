@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -25,7 +26,7 @@ from storage.delta_actions import DataFile
 from storage.errors import StorageError
 from storage.object_store import reason
 from storage.sweep import sweep
-from storage.table import OwnedTable
+from storage.table import Table
 
 _log = logging.getLogger("goldwax")
 
@@ -38,8 +39,17 @@ class Mover(Protocol):
     """Whoever commits a compaction and keeps track of the rows that moved."""
 
     def move(self, compacted: Compacted, /) -> None:
-        """Put compacted files in place. Raises StaleCompactionError, and what `OwnedTable.commit` raises."""
+        """Put compacted files in place. Raises StaleCompactionError, and what `Table.commit_edit` raises."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What maintenance did: the data files of the table before and after it, and the files it removed for good."""
+
+    files_before: int
+    files: int
+    removed: int
 
 
 _Done = Callable[[], None]
@@ -52,7 +62,7 @@ class Maintenance:
     Replaced files and log entries stay for `retention`: so long can readers use, or go back to, an older version.
     """
 
-    def __init__(self, table: OwnedTable, mover: Mover, retention: timedelta) -> None:
+    def __init__(self, table: Table, mover: Mover, retention: timedelta) -> None:
         self._table, self._mover, self._retention = table, mover, retention
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
         self._job: Future[_Done] | None = None
@@ -61,19 +71,25 @@ class Maintenance:
         self._resume_at = 0.0
 
     def tick(self) -> None:
-        """Finish what is done beside us, and begin what is due. Raises what `OwnedTable.commit` raises."""
+        """Finish what is done beside us, and begin what is due. Raises what `Table.commit_edit` raises."""
         if self._job and self._job.done():
             job, self._job = self._job, None
             self._finish(job)
         if self._job is None and time.monotonic() >= self._resume_at and (work := self._due()):
             self._job = self._beside.submit(work)
 
-    def run(self) -> None:
-        """Do here and now all there is to do: compaction until the table is in shape, a checkpoint, a sweep."""
+    def run(self) -> Maintained:
+        """Do here and now all there is to do: compaction until the table is in shape, a checkpoint, a sweep.
+
+        Raises StorageError.
+        """
+        self._table.refresh()
+        before = len(self._table.data_files)
         while chosen := choose(self._table.data_files):
             self._compaction(chosen)()()
         self._checkpoint()()
-        self._sweep()()()
+        removed = self._swept_now()
+        return Maintained(before, len(self._table.data_files), removed)
 
     def _due(self) -> _Work | None:
         """Return the work to do beside the owner; it returns what is then left to the owner."""
@@ -117,7 +133,8 @@ class Maintenance:
             self._table.files.remove([file.path for file in compacted.written])
 
     def _sweep(self) -> _Work:
-        snapshot, before = self._table.snapshot(), int((time.time() - self._retention.total_seconds()) * 1000)
+        self._table.refresh()  # what others added is not to be taken for an orphan
+        snapshot, before = self._table.snapshot(), self._expired_before()
         self._swept = time.monotonic()
 
         def work() -> _Done:
@@ -126,6 +143,15 @@ class Maintenance:
             return partial(self._table.forget_tombstones, before)
 
         return work
+
+    def _swept_now(self) -> int:
+        self._table.refresh()
+        before = self._expired_before()
+        self._table.log.clean_up(before)
+        return sweep(self._table.store, self._table.snapshot(), before)
+
+    def _expired_before(self) -> int:
+        return int((time.time() - self._retention.total_seconds()) * 1000)
 
 
 def _nothing() -> None:

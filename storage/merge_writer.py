@@ -22,9 +22,10 @@ from pyroaring import BitMap64
 
 from storage.delta_actions import Action, DataFile
 from storage.errors import CommitRaceError
+from storage.owned_table import Commit, OwnedTable
 from storage.places import HeldFile, Slots
 from storage.row_locator import RowLocator
-from storage.table import Commit, Edit, OwnedTable
+from storage.table import Edit
 
 CHANGE_TYPE = "_change_type"
 
@@ -94,7 +95,7 @@ class MergeWriter:
         new_rows = pl.concat([changes.inserted, changes.updated_to])
         with ThreadPoolExecutor(1) as beside:
             change_files = beside.submit(self._write_changes, changes)
-            files = self._table.files.write(new_rows)
+            files = self._table.write(new_rows)
             retired = _Retired()
 
             def edit() -> Edit:

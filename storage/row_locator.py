@@ -20,9 +20,10 @@ from pyroaring import BitMap64
 from storage.compaction import Compacted, StaleCompactionError
 from storage.delta_actions import DataFile
 from storage.errors import CommitRaceError, TableMismatchError
+from storage.owned_table import OwnedTable
 from storage.places import HeldFile, Places, RowsOf, Slots, alive_rows
 from storage.row_images import RowImages
-from storage.table import Edit, ForeignEdit, OwnedTable
+from storage.table import Edit, ForeignEdit
 
 _log = logging.getLogger("goldwax")
 
@@ -64,7 +65,13 @@ class RowLocator:
         return self._places.present(slots)
 
     def rows(self, slots: Slots) -> pl.DataFrame:
-        """Return the rows of these slots, each of which must have one, as the table holds them."""
+        """Return the rows of these slots, each of which must have one, as the table holds them.
+
+        Raises UnreadableTableError, and CommitRaceError when another writer removed them.
+        """
+        return self._table.current(lambda: self._rows(slots))
+
+    def _rows(self, slots: Slots) -> pl.DataFrame:
         if not len(slots):
             return pl.DataFrame(schema=self._table.schema)
         parts = [self._images.take(each.held.file, each.rows) for each in self._places.rows_of(slots)]
@@ -98,7 +105,7 @@ class RowLocator:
     def move(self, compacted: Compacted) -> None:
         """Put compacted files in the place of their sources; their rows keep their keys.
 
-        Raises StaleCompactionError when a source is gone, and what `OwnedTable.commit` raises.
+        Raises StaleCompactionError when a source is gone, and what `Table.commit_edit` raises.
         """
         moved = _Moved([], [])
 
@@ -108,7 +115,7 @@ class RowLocator:
             removed = [held.file for held in moved.sources]
             return Edit("OPTIMIZE", [file for file, _, _ in moved.files], removed, data_change=False)
 
-        self._table.commit(edit)
+        self._table.commit_edit(edit)
         for held in moved.sources:
             self._drop(held)
         for file, slots, gone in moved.files:
@@ -137,10 +144,10 @@ class RowLocator:
 
     def follow(self, edit: ForeignEdit) -> None:
         """Take in what another writer did to the files; see `Follower`."""
-        if edit.removed and edit.data_change:
-            raise CommitRaceError(f"{self._table.uri}: another writer changed rows in version {edit.version}")
-        for path in edit.removed:
-            if held := self._places.file(path):
+        if edit.rows_removed:
+            raise CommitRaceError(f"{self._table.uri}: another writer removed rows up to version {edit.version}")
+        for file in edit.removed:
+            if held := self._places.file(file.path):
                 self._drop(held)
         self._take_in(edit.added)
 

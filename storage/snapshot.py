@@ -3,6 +3,7 @@
 Sources: Delta protocol, "Action Reconciliation", "Protocol Evolution", "Valid Feature Names in Table Features".
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,7 +53,7 @@ class Snapshot:
                     pass  # commitInfo, cdc and what later versions add carry no state of ours
 
     def take(self, version: int, actions: Sequence[Action]) -> None:
-        """Become the next version, which has these actions."""
+        """Become a later version by these actions; of a file in a remove and an add, the add counts."""
         for action in sorted(actions, key=lambda action: "add" in action):
             self.apply(action)
         self.version = version
@@ -69,6 +70,11 @@ class Snapshot:
         self.files |= {file.path: file for file in added}
         self.transactions |= transactions
         self.version += 1
+
+    @property
+    def has_vectors(self) -> bool:
+        """Tell whether the protocol of the table allows deletion vectors."""
+        return "deletionVectors" in (self.protocol.get("writerFeatures") or ())
 
     def live_paths(self) -> set[str]:
         """Return the paths of all data files and vector files that the table consists of."""
@@ -111,6 +117,7 @@ def check_supported(snapshot: Snapshot, place: str) -> None:
         *(f"reader feature {name!r}" for name in sorted(unknown_to_reader)),
         *(f"writer feature {name!r}" for name in sorted(unknown_to_writer)),
         "partition columns" * bool(metadata.get("partitionColumns")),
+        *_constraints(metadata),
         "column mapping" * (_configured(metadata, "delta.columnMapping.mode") not in (None, "none")),
     ]
     found = [problem for problem in problems if problem]
@@ -119,6 +126,17 @@ def check_supported(snapshot: Snapshot, place: str) -> None:
             f"{place}: the table needs {', '.join(found)}, which goldwax cannot write. Use the table's own engine, or "
             "point the pipeline at a table of its own"
         )
+
+
+def _constraints(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the rules about rows that the metadata sets; we check none."""
+    fields = json.loads(metadata["schemaString"])["fields"] if metadata else []
+    ruled = ("delta.invariants", "delta.generationExpression", "delta.identity.start")
+    return [
+        *(f"constraint {name!r}" for name in metadata.get("configuration") or () if "delta.constraints." in name),
+        *(f"NOT NULL on {field['name']!r}" for field in fields if not field["nullable"]),
+        *(f"a rule on {field['name']!r}" for field in fields if any(rule in field["metadata"] for rule in ruled)),
+    ]
 
 
 def _configured(metadata: Mapping[str, Any], name: str) -> str | None:

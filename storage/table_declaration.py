@@ -1,6 +1,6 @@
 """What a table is declared to be, and whether the one at its path is that table.
 
-1. A table has the declared columns and types.
+1. A table has the declared columns and types, or can come to have them (`table_evolution`).
 2. It was made by this pipeline: every commit of an owner leaves the pipeline's name in a `txn` action.
 3. Its rows were made by this declaration: so does a digest of everything else that they depend on.
 
@@ -8,7 +8,6 @@ Source: Delta protocol, "Change Metadata", "Protocol Evolution".
 """
 
 import hashlib
-import json
 import tempfile
 import time
 import uuid
@@ -25,6 +24,7 @@ from storage.delta_log import DeltaLog
 from storage.errors import TableMismatchError, UnwritableError
 from storage.object_store import is_local, open_store
 from storage.snapshot import Snapshot
+from storage.table_evolution import evolution
 
 _FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 
@@ -50,6 +50,11 @@ class Declaration:
         """The definition as a number of 63 bits, as a `txn` action can hold it."""
         return int.from_bytes(hashlib.sha256(self.definition.encode()).digest()[:8]) >> 1
 
+    @property
+    def schema_text(self) -> str:
+        """The columns as Delta's JSON."""
+        return str(Schema.from_arrow(self.schema).to_json())
+
     def transaction_id(self, name: str) -> str:
         """Return the `appId` under which this pipeline keeps `name`."""
         return f"{self.pipeline}/{name}"
@@ -61,22 +66,31 @@ class Declaration:
         features = {"readerFeatures": ["deletionVectors"], "writerFeatures": [*_FEATURES]}
         return {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
 
+    def is_met_by(self, snapshot: Snapshot) -> bool:
+        """Tell whether a table has the declared columns and properties and allows what we do to it."""
+        found = snapshot.metadata.get("configuration", {})
+        columns = evolution(snapshot.metadata["schemaString"], self.schema_text)
+        return (
+            (snapshot.has_vectors or not self.vectors)
+            and not columns.added + columns.widened
+            and self.configuration().items() <= found.items()
+        )
+
     def configuration(self) -> dict[str, str]:
         """Return the properties of the table."""
         feed = {"delta.enableChangeDataFeed": "true"} if self.change_feed else {}
         return feed | ({"delta.enableDeletionVectors": "true"} if self.vectors else {})
 
-    def metadata(self) -> Action:
-        """Return the metadata of a new table, with an id of its own."""
-        content = {
+    def metadata(self, found: Mapping[str, Any] | None = None) -> Action:
+        """Return the metadata of the table: `found` with what is declared, or of a new table with an id of its own."""
+        content = found or {
             "id": str(uuid.uuid4()),
             "format": {"provider": "parquet", "options": {}},
-            "schemaString": Schema.from_arrow(self.schema).to_json(),
             "partitionColumns": [],
-            "configuration": self.configuration(),
             "createdTime": int(time.time() * 1000),
         }
-        return {"metaData": content}
+        configuration = {**content.get("configuration", {}), **self.configuration()}
+        return {"metaData": {**content, "schemaString": self.schema_text, "configuration": configuration}}
 
 
 def read_snapshot(uri: str) -> Snapshot | None:
@@ -102,9 +116,9 @@ def check_table(uri: str, declaration: Declaration) -> None:
 
 def check_snapshot(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
     """Check the three points above. Raises TableMismatchError."""
-    _check_columns(uri, snapshot.metadata, declaration.schema)
-    if snapshot.version == 0:
-        return
+    _check_columns(uri, snapshot.metadata, declaration.schema_text)
+    if not snapshot.transactions and not snapshot.files:
+        return  # made, and never written
     if declaration.transaction_id("owner") not in snapshot.transactions:
         raise TableMismatchError(
             f"{uri}: a table is already here that pipeline {declaration.pipeline!r} has not written. Point the "
@@ -137,21 +151,10 @@ def check_writable(uri: str) -> None:
         ) from error
 
 
-def _check_columns(uri: str, metadata: Mapping[str, Any], declared: pa.Schema) -> None:
-    expected = _columns(Schema.from_arrow(declared).to_json())
-    actual = _columns(metadata["schemaString"])
-    if actual == expected and [*actual] == [*expected]:
-        return
-    lines = [
-        f"{name}: found {actual.get(name, 'nothing')}, declared {expected.get(name, 'nothing')}"
-        for name in [*expected, *(name for name in actual if name not in expected)]
-        if actual.get(name) != expected.get(name)
-    ]
-    raise TableMismatchError(
-        f"{uri}: a table with other columns is already here ({'; '.join(lines) or 'their order differs'}). "
-        "Point the pipeline at another lake or name, or move that table away"
-    )
-
-
-def _columns(schema: str) -> dict[str, str]:
-    return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema)["fields"]}
+def _check_columns(uri: str, metadata: Mapping[str, Any], declared: str) -> None:
+    problems = evolution(metadata["schemaString"], declared).problems
+    if problems:
+        raise TableMismatchError(
+            f"{uri}: a table with other columns is already here ({'; '.join(problems)}). Columns may be added and "
+            "types widened, no more: point the pipeline at another lake or name, or move that table away"
+        )

@@ -12,7 +12,7 @@ from deltalake import CommitProperties, write_deltalake
 
 from flows.freshness import Freshness, FreshnessError, measure_freshness
 from flows.lake import Lake
-from storage.table import LEDGER
+from storage.owned_table import LEDGER
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

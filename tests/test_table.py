@@ -23,9 +23,9 @@ from storage.errors import (
     UnwritableError,
 )
 from storage.merge_writer import MergeResult, RewriteMergeWriter, RowChanges
+from storage.owned_table import LEDGER, Commit, OwnedTable, read_positions
 from storage.positions import Range
 from storage.staging import read_deletes, read_range
-from storage.table import LEDGER, Commit, OwnedTable, read_positions
 from storage.table_declaration import Declaration, check_table
 
 if TYPE_CHECKING:

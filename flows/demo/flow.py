@@ -14,8 +14,8 @@ from flows.demo.lock import note_flow
 from flows.lake import Lake
 from flows.pipeline import Pipeline
 from flows.table_facts import table_version
+from storage.owned_table import read_positions
 from storage.positions import Positions
-from storage.table import read_positions
 
 WORKERS = 2
 _STOPPING_SECONDS = 60

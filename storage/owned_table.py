@@ -1,0 +1,157 @@
+"""A Delta table with one owner: commits that carry positions, a ledger and the owner's epoch.
+
+1. *Open.* Create the table, or check that the one there is ours and make it what is declared (`table_declaration`).
+   Read the owner epoch it holds; ours is the next one.
+2. *Commit.* Files, positions (`txn` actions) and ledger (`commitInfo`) are one Delta commit (`table`).
+3. *Fence.* Every commit carries the epoch. Whoever loses a race and finds a newer owner stops; who finds a commit of an
+   older one opens the table again.
+
+Sources: Delta protocol, "Transaction Identifiers" and "Commit Provenance Information".
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import polars as pl
+
+from storage.compaction import compact
+from storage.delta_actions import Action, transaction
+from storage.errors import CommitRaceError, FencedError
+from storage.positions import Positions
+from storage.snapshot import Snapshot
+from storage.table import Edit, Table, polars_schema, provenance
+from storage.table_declaration import Declaration, check_snapshot, check_writable, is_current, read_snapshot
+from storage.table_evolution import evolution
+
+LEDGER = "goldwax.ledger"
+"""Key of `commitInfo` that holds the ledger of a commit, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a commit says besides its rows.
+
+    `positions` are the positions after it. `ledger` says what was read and what became of it, for `commitInfo`.
+    """
+
+    positions: Positions
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+
+
+class OwnedTable(Table):
+    """One Delta table as its owner sees it. Used by one thread at a time.
+
+    Raises TableMismatchError, UnwritableError, UnreadableTableError, UnsupportedTableError.
+    """
+
+    def __init__(self, uri: str, declaration: Declaration) -> None:
+        check_writable(uri)
+        self._declaration = declaration
+        super().__init__(uri)
+        check_snapshot(uri, self._snapshot, declaration)
+        self._epoch = self._snapshot.transactions.get(self._app_id("owner"), 0) + 1
+        if not declaration.is_met_by(self._snapshot):
+            self._evolve()
+
+    @property
+    def change_feed(self) -> bool:
+        """Tell whether commits say row by row what they change."""
+        return self._declaration.change_feed
+
+    @property
+    def vectors(self) -> bool:
+        """Tell whether rows go by deletion vectors."""
+        return self._declaration.vectors
+
+    @property
+    def is_current(self) -> bool:
+        """Tell whether the rows were made by our definition; a table nobody has written to has none."""
+        return is_current(self._snapshot, self._declaration)
+
+    def positions(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the positions the table holds of these inputs; an input never read is left out."""
+        held = {name: self._snapshot.transactions.get(self._app_id(name)) for name in names}
+        return {name: position for name, position in held.items() if position is not None}
+
+    def append(self, rows: pl.DataFrame, commit: Commit) -> None:
+        """Commit new rows (or none, to advance positions only). Raises as `commit` does."""
+        edit = Edit("WRITE", self.write(rows))
+        self.commit(lambda: edit, commit)
+
+    def commit(self, edit: Callable[[], Edit], commit: Commit) -> None:
+        """Commit what `edit` returns, with positions, ledger and epoch; see `Table.commit_edit`.
+
+        Raises FencedError when a newer owner has committed, CommitRaceError and TransientError.
+        """
+        ours = {"owner": self._epoch, "definition": self._declaration.digest}
+        transactions = {self._app_id(name): version for name, version in {**commit.positions, **ours}.items()}
+        self.commit_edit(edit, transactions, {LEDGER: json.dumps(commit.ledger, separators=(",", ":"))})
+
+    def _check_foreign(self, version: int, actions: Sequence[Action]) -> None:
+        owner = self._app_id("owner")
+        for action in actions:
+            if action.get("txn", {}).get("appId") != owner:
+                continue
+            epoch = action["txn"]["version"]
+            if epoch < self._epoch:
+                raise CommitRaceError(f"{self.uri}: an older owner, {epoch}, committed version {version} before us")
+            self._stop(epoch, version)
+
+    def _check_outrun(self, snapshot: Snapshot) -> None:
+        epoch = snapshot.transactions.get(self._app_id("owner"), 0)
+        if epoch >= self._epoch:
+            self._stop(epoch, snapshot.version)
+
+    def _stop(self, epoch: int, version: int) -> NoReturn:
+        raise FencedError(
+            f"{self.uri}: owner epoch {epoch} has committed up to version {version}, ours is {self._epoch}: another "
+            f"process of pipeline {self._declaration.pipeline!r} has taken this table over. Keep one of them running; "
+            "this one stops"
+        )
+
+    def _check_state(self, snapshot: Snapshot) -> None:
+        super()._check_state(snapshot)
+        check_snapshot(self.uri, snapshot, self._declaration)
+
+    def _opened(self) -> Snapshot:
+        snapshot = self.log.read()
+        if snapshot is None:
+            with suppress(CommitRaceError):  # someone else has just made it
+                ours = {"owner": 0, "definition": self._declaration.digest}
+                claims = [transaction(self._app_id(name), version) for name, version in ours.items()]
+                actions = [self._declaration.protocol(), self._declaration.metadata(), *claims]
+                self.log.commit(0, actions, provenance("CREATE TABLE"))
+        return snapshot or super()._opened()
+
+    def _evolve(self) -> None:
+        """Make the table what is declared: its columns, properties and protocol; its id stays."""
+        metadata = self._snapshot.metadata
+        widened = evolution(metadata["schemaString"], self._declaration.schema_text).widened
+        self.schema = polars_schema(self._declaration.schema_text)
+        sources = self.data_files if widened else []
+        added = [file for source in sources for file in compact(self.files, self.schema, [source]).written]
+        changed = [self._declaration.metadata(metadata)]
+        if self._declaration.vectors:
+            changed.append(self._declaration.protocol())
+        edit = Edit("CHANGE COLUMNS", added, sources, changed, data_change=False)
+        self.commit_edit(lambda: edit)
+        self._snapshot.take(self.version, changed)
+
+    def _app_id(self, name: str) -> str:
+        return self._declaration.transaction_id(name)
+
+
+def read_positions(uri: str, pipeline: str, names: Iterable[str]) -> dict[str, int]:
+    """Return the positions that a table holds without opening it for writing; none when there is no table."""
+    snapshot = read_snapshot(uri)
+    held = {name: snapshot.transactions.get(f"{pipeline}/{name}") for name in names} if snapshot else {}
+    return {name: position for name, position in held.items() if position is not None}
+
+
+def table_id(uri: str) -> str:
+    """Return the id that a table got when it was made; a table made anew at the same path has another."""
+    snapshot = read_snapshot(uri)
+    return str(snapshot.metadata["id"]) if snapshot else ""

@@ -1,0 +1,59 @@
+"""How the columns of a table may change while it stays the same table.
+
+A column may be added, and a type may be widened: to a longer integer, from float to double, to a decimal with at least
+as many digits before and after the point. Rows from before an added column have NULL there. A widened column is
+written anew in all data files, since not every reader reads a narrow file under a wide schema; that costs what the
+table has. Anything else makes another table.
+
+Source: Delta protocol, "Schema Serialization Format"; the list of widenings follows "Type Widening".
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_INTEGERS = ("byte", "short", "integer", "long")
+_DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """What must change for a table to have the declared columns; `problems` are changes that no table can make."""
+
+    added: tuple[str, ...]
+    widened: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def evolution(found: str, declared: str) -> Evolution:
+    """Compare two schemas in Delta's JSON form.
+
+    >>> def schema(**types):
+    ...     return json.dumps({"fields": [{"name": name, "type": found} for name, found in types.items()]})
+    >>> evolution(schema(id="integer", price="decimal(9,2)"), schema(id="long", price="decimal(9,1)", note="string"))
+    Evolution(added=('note',), widened=('id',), problems=('price: found decimal(9,2), declared decimal(9,1)',))
+    """
+    actual, expected = _columns(found), _columns(declared)
+    changed = [name for name in expected if name in actual and actual[name] != expected[name]]
+    widened = tuple(name for name in changed if _widens(actual[name], expected[name]))
+    wrong = [name for name in changed if name not in widened] + [name for name in actual if name not in expected]
+    return Evolution(
+        tuple(name for name in expected if name not in actual),
+        widened,
+        tuple(f"{name}: found {actual[name]}, declared {expected.get(name, 'nothing')}" for name in wrong),
+    )
+
+
+def _columns(schema: str) -> Mapping[str, str]:
+    return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema)["fields"]}
+
+
+def _widens(found: str, declared: str) -> bool:
+    if found in _INTEGERS and declared in _INTEGERS:
+        return _INTEGERS.index(found) < _INTEGERS.index(declared)
+    narrow, wide = _DECIMAL.fullmatch(found), _DECIMAL.fullmatch(declared)
+    if narrow and wide:
+        scale, more_scale = int(narrow[2]), int(wide[2])
+        return more_scale >= scale and int(wide[1]) - more_scale >= int(narrow[1]) - scale
+    return (found, declared) == ("float", "double")
