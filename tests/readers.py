@@ -1,0 +1,122 @@
+"""Readers of Delta tables that are not ours, behind one interface, so that a test can compare what they see.
+
+Every reader gives a table in one form, whatever its engine makes of it: columns in the table's order, integers,
+decimals and dates as declared, timestamps in microseconds and UTC, rows sorted by all columns. Frames of the same rows
+are equal.
+
+Spark is the reader of tests.spark: it needs a process.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import duckdb
+import polars as pl
+from deltalake import DeltaTable, QueryBuilder
+from polars.testing import assert_frame_equal
+
+CHANGES = ("_change_type", "_commit_version")
+"""The columns that a change data feed adds; its `_commit_timestamp` is left out, as engines differ in what it is."""
+
+
+class Reader(Protocol):
+    """Reads a table at a path or a URL; object stores are opened by the environment variables."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        ...
+
+    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+        """Return the rows of the table now, or at a version."""
+        ...
+
+
+class ChangeReader(Reader, Protocol):
+    """Reads the change data feed too."""
+
+    def changes(self, uri: str, first: int, last: int) -> pl.DataFrame:
+        """Return the row changes of the versions from `first` to `last`, both included, with CHANGES behind."""
+        ...
+
+
+class Polars:
+    """polars' own Parquet reader, on what deltalake says of the log."""
+
+    name = "polars"
+
+    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+        return comparable(pl.scan_delta(uri, version=version).collect())
+
+
+class DataFusion:
+    """deltalake: its query engine, and its change data feed."""
+
+    name = "datafusion"
+
+    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+        table = QueryBuilder().register("t", DeltaTable(uri, version=version))
+        return comparable(pl.DataFrame(table.execute("select * from t").read_all()))
+
+    def changes(self, uri: str, first: int, last: int) -> pl.DataFrame:
+        feed = DeltaTable(uri).load_cdf(starting_version=first, ending_version=last)
+        return comparable_changes(pl.DataFrame(feed.read_all()))
+
+
+class DuckDB:
+    """DuckDB with its delta extension, which comes as a wheel; the local disk only."""
+
+    name = "duckdb"
+
+    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+        at = "" if version is None else f", version := {version:d}"
+        with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as duck:
+            duck.load_extension(_duckdb_extension())
+            return comparable(duck.execute(f"select * from delta_scan(?{at})", [uri]).pl())  # noqa: S608 - a number
+
+
+def _duckdb_extension() -> str:
+    import duckdb_extension_delta  # noqa: PLC0415 - carries a binary; only this reader needs it
+
+    (path,) = Path(next(iter(duckdb_extension_delta.__path__))).rglob("*.duckdb_extension")
+    return str(path)
+
+
+IN_PROCESS: tuple[Reader, ...] = (Polars(), DataFusion(), DuckDB())
+"""The readers that need no process of their own."""
+
+ON_OBJECT_STORES: tuple[Reader, ...] = (Polars(), DataFusion())
+"""Those of them that open object stores by the environment."""
+
+
+def comparable(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the frame in the one form that all readers give."""
+    return frame.with_columns(pl.col(pl.Datetime("us", "*")).dt.convert_time_zone("UTC")).sort(pl.all())
+
+
+def comparable_changes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a change data feed in the one form that all readers give."""
+    rows = frame.with_columns(pl.col("_commit_version").cast(pl.Int64)).drop("_commit_timestamp")
+    return comparable(rows.select(pl.exclude(CHANGES), *CHANGES))
+
+
+def assert_all_read(readers: tuple[Reader, ...], uri: str, rows: pl.DataFrame, version: int | None = None) -> None:
+    """Check that every reader reads these rows, whose order does not matter."""
+    for reader in readers:
+        _assert_same(reader, reader.rows(uri, version), comparable(rows))
+
+
+def assert_all_feed(
+    readers: tuple[ChangeReader, ...], uri: str, changes: pl.DataFrame, versions: tuple[int, int]
+) -> None:
+    """Check that every reader reads these changes of the versions, first and last, whose order does not matter."""
+    for reader in readers:
+        _assert_same(reader, reader.changes(uri, *versions), comparable(changes))
+
+
+def _assert_same(reader: Reader, seen: pl.DataFrame, expected: pl.DataFrame) -> None:
+    try:
+        assert_frame_equal(seen, expected)
+    except AssertionError as error:
+        error.add_note(f"{reader.name} read:\n{seen}\nexpected:\n{expected}")
+        raise
