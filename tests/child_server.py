@@ -37,7 +37,7 @@ def child_server(command: Sequence[str], port: int, log: Path, timeout: float = 
         _wait_until_it_listens(process, port, log, timeout)
         yield
     finally:
-        _end(process)
+        end(process)
 
 
 def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, log: Path, timeout: float) -> None:
@@ -57,7 +57,8 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process by the end of its standard input, and in any case."""
     assert process.stdin
     process.stdin.close()
     try:

@@ -18,6 +18,8 @@ from tests.object_stores import (
     running_azure,
     running_s3,
 )
+from tests.readers import IN_PROCESS, ChangeReader, DataFusion, Reader
+from tests.spark_process import Spark, running_spark
 
 
 @contextlib.contextmanager
@@ -101,3 +103,37 @@ def _opened(server: ObjectStoreServer, monkeypatch: pytest.MonkeyPatch) -> Bucke
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     return bucket
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
+    """Give a Spark with Delta, which is a reader and runs SQL; slow tests only, as its first answer takes 15 s.
+
+    Skips when none can be started; fails instead when GOLDWAX_REQUIRE_SPARK is 1.
+    """
+    with contextlib.ExitStack() as stack:
+        with required_by("GOLDWAX_REQUIRE_SPARK"):
+            running = stack.enter_context(running_spark(tmp_path_factory.mktemp("spark")))
+        yield running
+
+
+_SLOW_SPARK = pytest.param("spark", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["polars", "datafusion", "duckdb", _SLOW_SPARK])
+def reader(request: pytest.FixtureRequest) -> Reader:
+    """Give each engine that is not ours in turn; Spark in slow tests."""
+    if request.param == "spark":
+        spark: Spark = request.getfixturevalue("spark")
+        return spark
+    (given,) = (each for each in IN_PROCESS if each.name == request.param)
+    return given
+
+
+@pytest.fixture(params=["datafusion", _SLOW_SPARK])
+def change_reader(request: pytest.FixtureRequest) -> ChangeReader:
+    """Give each engine that reads change data feeds in turn; Spark in slow tests."""
+    if request.param == "spark":
+        spark: Spark = request.getfixturevalue("spark")
+        return spark
+    return DataFusion()

@@ -7,8 +7,11 @@ are equal.
 Spark is the reader of tests.spark: it needs a process.
 """
 
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import duckdb
 import polars as pl
@@ -19,6 +22,39 @@ CHANGES = ("_change_type", "_commit_version")
 """The columns that a change data feed adds; its `_commit_timestamp` is left out, as engines differ in what it is."""
 
 
+@dataclass(frozen=True)
+class Where:
+    """A condition on one column, for which an engine may skip files by their statistics."""
+
+    column: str
+    operator: Literal["=", "<", "<=", ">", ">="]
+    value: str | Decimal | date | datetime
+
+    @property
+    def sql(self) -> str:
+        """The condition in the SQL that DataFusion, DuckDB and Spark share."""
+        return f"{self.column} {self.operator} cast('{self.value}' as {self._type})"
+
+    @property
+    def expression(self) -> pl.Expr:
+        """The condition in polars."""
+        column = pl.col(self.column)
+        compare = {"=": column.eq, "<": column.lt, "<=": column.le, ">": column.gt, ">=": column.ge}
+        return compare[self.operator](pl.lit(self.value))
+
+    @property
+    def _type(self) -> str:
+        match self.value:
+            case Decimal():
+                return "decimal(38, 2)"
+            case datetime():
+                return "timestamp"
+            case date():
+                return "date"
+            case str():
+                return "varchar(99)"
+
+
 class Reader(Protocol):
     """Reads a table at a path or a URL; object stores are opened by the environment variables."""
 
@@ -27,8 +63,8 @@ class Reader(Protocol):
         """The engine's name."""
         ...
 
-    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
-        """Return the rows of the table now, or at a version."""
+    def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
+        """Return the rows of the table now, or at a version, that satisfy a condition."""
         ...
 
 
@@ -45,8 +81,8 @@ class Polars:
 
     name = "polars"
 
-    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
-        return comparable(pl.scan_delta(uri, version=version).collect())
+    def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
+        return comparable(pl.scan_delta(uri, version=version).filter(where.expression if where else True).collect())
 
 
 class DataFusion:
@@ -54,9 +90,10 @@ class DataFusion:
 
     name = "datafusion"
 
-    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+    def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
         table = QueryBuilder().register("t", DeltaTable(uri, version=version))
-        return comparable(pl.DataFrame(table.execute("select * from t").read_all()))
+        query = f"select * from t{where_clause(where)}"  # noqa: S608 - our own conditions
+        return comparable(pl.DataFrame(table.execute(query).read_all()))
 
     def changes(self, uri: str, first: int, last: int) -> pl.DataFrame:
         feed = DeltaTable(uri).load_cdf(starting_version=first, ending_version=last)
@@ -68,11 +105,18 @@ class DuckDB:
 
     name = "duckdb"
 
-    def rows(self, uri: str, version: int | None = None) -> pl.DataFrame:
+    def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
         at = "" if version is None else f", version := {version:d}"
+        query = f"select * from delta_scan(?{at}){where_clause(where)}"  # noqa: S608 - our own conditions
         with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as duck:
             duck.load_extension(_duckdb_extension())
-            return comparable(duck.execute(f"select * from delta_scan(?{at})", [uri]).pl())  # noqa: S608 - a number
+            duck.execute("set timezone = 'UTC'")
+            return comparable(duck.execute(query, [uri]).pl())
+
+
+def where_clause(where: Where | None) -> str:
+    """Return the end of a query of all columns."""
+    return f" where {where.sql}" if where else ""
 
 
 def _duckdb_extension() -> str:

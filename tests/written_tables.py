@@ -4,6 +4,8 @@ import io
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import obstore
@@ -77,11 +79,15 @@ class WrittenTable:
         self, changes: pl.DataFrame, rows: tuple[str, pl.DataFrame], *gone: tuple[DataFile, BitMap64]
     ) -> DataFile:
         """Commit vectors, a file of new rows and the changes, which have `_change_type`, as one version."""
-        path = f"_change_data/cdc-{uuid.uuid4()}.parquet"
-        changed = change_file(path, self._put(path, changes))
         marked, new = self.mark(*gone), self.put(*rows)
-        self.commit(*(file.remove(0) for file, _ in gone), *(file.add() for file in (*marked, new)), changed)
+        removed, added = [file.remove(0) for file, _ in gone], [file.add() for file in (*marked, new)]
+        self.commit(*removed, *added, self.put_changes(changes))
         return new
+
+    def put_changes(self, changes: pl.DataFrame) -> Action:
+        """Write a file of changes, which have `_change_type`, and return the action that names it."""
+        path = f"_change_data/cdc-{uuid.uuid4()}.parquet"
+        return change_file(path, self._put(path, changes))
 
     def _put(self, path: str, rows: pl.DataFrame) -> int:
         content = io.BytesIO()
@@ -101,8 +107,34 @@ def orders(ids: Iterable[int]) -> pl.DataFrame:
 
 
 def statistics(rows: pl.DataFrame) -> str:
-    """Return the statistics of a data file ("Per-file Statistics")."""
-    return json.dumps({"numRecords": len(rows)})
+    """Return the statistics of a data file ("Per-file Statistics").
+
+    Decimals stand in them as exact numbers: engines skip a file by bounds that a float has rounded.
+    """
+    counted = {"numRecords": len(rows), "nullCount": rows.null_count().row(0, named=True)}
+    bounds = {"minValues": rows.min(), "maxValues": rows.max()}
+    texts = {kind: _object(frame.row(0, named=True)) for kind, frame in bounds.items()}
+    return _joined({**{name: json.dumps(value) for name, value in counted.items()}, **texts})
+
+
+def _object(values: Mapping[str, Any]) -> str:
+    return _joined({name: _bound(value) for name, value in values.items() if value is not None})
+
+
+def _bound(value: Any) -> str:
+    match value:
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return json.dumps(value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+        case date():
+            return json.dumps(value.isoformat())
+        case _:
+            return json.dumps(value)
+
+
+def _joined(texts: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{text}" for name, text in texts.items()) + "}"
 
 
 def _delta_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
