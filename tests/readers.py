@@ -92,7 +92,7 @@ class DataFusion:
 
     def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
         table = QueryBuilder().register("t", DeltaTable(uri, version=version))
-        query = f"select * from t{where_clause(where)}"  # noqa: S608 - our own conditions
+        query = f"select * from t{where_clause(where)}"
         return comparable(pl.DataFrame(table.execute(query).read_all()))
 
     def changes(self, uri: str, first: int, last: int) -> pl.DataFrame:
@@ -107,7 +107,7 @@ class DuckDB:
 
     def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
         at = "" if version is None else f", version := {version:d}"
-        query = f"select * from delta_scan(?{at}){where_clause(where)}"  # noqa: S608 - our own conditions
+        query = f"select * from delta_scan(?{at}){where_clause(where)}"
         with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as duck:
             duck.load_extension(_duckdb_extension())
             duck.execute("set timezone = 'UTC'")

@@ -126,7 +126,7 @@ def _bound(value: Any) -> str:
         case Decimal():
             return f"{value:f}"
         case datetime():
-            return json.dumps(value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+            return json.dumps(value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"))
         case date():
             return json.dumps(value.isoformat())
         case _:
