@@ -34,22 +34,23 @@ def child_server(command: Sequence[str], port: int, log: Path, timeout: float = 
             start_new_session=True,  # Ctrl-C reaches pytest, which stops the server last
         )
     try:
-        _wait_until_it_listens(process, port, log, timeout)
+        _wait_until_itlistens(process, port, log, timeout)
         yield
     finally:
         end(process)
 
 
-def _wait_until_it_listens(process: "subprocess.Popen[bytes]", port: int, log: Path, timeout: float) -> None:
+def _wait_until_itlistens(process: "subprocess.Popen[bytes]", port: int, log: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while not _listens(port):
+    while not listens(port):
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log.read_text().splitlines()[-LOG_TAIL_LINES:])
             raise TimeoutError(f"nobody listened on port {port} within {timeout:g} s. The end of the log:\n{tail}")
         time.sleep(0.05)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Say whether somebody listens on a port of the loopback."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -1,6 +1,11 @@
 """The Delta log on real object stores: commits, races and reads, with nothing but the environment to open them by."""
 
+import re
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import obstore
 import polars as pl
@@ -12,6 +17,7 @@ from pyroaring import BitMap64
 from storage.delta_actions import transaction
 from storage.delta_log import DeltaLog
 from storage.errors import CommitRaceError
+from tests.child_server import listens
 from tests.object_stores import Bucket
 from tests.readers import ON_OBJECT_STORES, assert_all_read
 from tests.written_tables import WrittenTable, orders, store_at
@@ -70,3 +76,27 @@ def test_of_racing_writers_exactly_one_has_a_version(bucket: Bucket) -> None:
     assert snapshot is not None
     assert snapshot.version == 8
     assert max(snapshot.transactions.values()) == 8
+
+
+_PARENT = """
+import pathlib, sys
+from tests.object_stores import running_azure, running_s3
+with {running}(pathlib.Path(sys.argv[1])) as server:
+    print(server.endpoint, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_server_ends_with_its_parent(bucket: Bucket, tmp_path: Path) -> None:
+    running = "running_s3" if bucket.uri.startswith("s3:") else "running_azure"
+    command = [sys.executable, "-c", _PARENT.format(running=running), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout
+        endpoint = parent.stdout.readline().decode()
+        port = int(re.findall(r":(\d+)", endpoint)[0])
+        assert listens(port)
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while listens(port):
+        assert time.monotonic() < deadline, f"the server of {endpoint} still listens"
+        time.sleep(0.05)

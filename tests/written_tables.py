@@ -130,7 +130,7 @@ def _bound(value: Any) -> str:
         case date():
             return json.dumps(value.isoformat())
         case _:
-            return json.dumps(value)
+            return json.dumps(value, allow_nan=False)  # polars cannot read a table with a bare NaN in its log
 
 
 def _joined(texts: Mapping[str, str]) -> str:
