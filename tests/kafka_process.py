@@ -8,9 +8,6 @@
 Java 17 or newer is needed. The user of both SASL mechanisms is USER with PASSWORD.
 """
 
-import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,10 +18,11 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.downloads import maven_jars, run, version_in
+
 USER = "goldwax"
 PASSWORD = "pass-word-of-the-tests"  # noqa: S105 - the broker lives as long as the tests and listens on loopback
 POM = Path(__file__).parent / "kafka" / "pom.xml"
-CACHE = Path.home() / ".cache" / "goldwax"
 STOP_SECONDS = 20.0
 LOG_TAIL_LINES = 30
 
@@ -58,10 +56,6 @@ broker.heartbeat.interval.ms=200
 log.cleaner.backoff.ms=200
 log.cleaner.dedupe.buffer.size=4194304
 """  # noqa: E501 - a Java property is one line
-
-
-class KafkaUnavailableError(Exception):
-    """No broker can be started on this machine; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class KafkaProcess:
         return self.directory / "broker.pem"
 
     def create(self) -> None:
-        """Prepare an empty broker. Raises KafkaUnavailableError."""
+        """Prepare an empty broker. Raises UnavailableError."""
         classpath = _classpath()
         self.directory.mkdir(parents=True, exist_ok=True)
         self._make_certificate()
@@ -110,8 +104,8 @@ class KafkaProcess:
         )
         scram = f"SCRAM-SHA-256=[name={USER},password={PASSWORD}]"
         tool = ["java", *_HEAP, "-cp", classpath, "kafka.tools.StorageTool"]
-        cluster = _run([*tool, "random-uuid"]).strip().splitlines()[-1]
-        _run([*tool, "format", "--standalone", "-t", cluster, "-c", str(self._properties), "--add-scram", scram])
+        cluster = run([*tool, "random-uuid"]).strip().splitlines()[-1]
+        run([*tool, "format", "--standalone", "-t", cluster, "-c", str(self._properties), "--add-scram", scram])
 
     def start(self, timeout: float = 60.0) -> None:
         """Start the broker and wait until it serves. Raises TimeoutError with the tail of its log."""
@@ -164,42 +158,16 @@ class KafkaProcess:
     def _make_certificate(self) -> None:
         store = ["-keystore", str(self.directory / "broker.p12"), "-storepass", PASSWORD, "-alias", "broker"]
         identity = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-ext", "bc:c=ca:true", "-validity", "3650"]
-        _run(["keytool", "-genkeypair", "-keyalg", "RSA", "-storetype", "PKCS12", *identity, *store])
-        _run(["keytool", "-exportcert", "-rfc", "-file", str(self.certificate), *store])
+        run(["keytool", "-genkeypair", "-keyalg", "RSA", "-storetype", "PKCS12", *identity, *store])
+        run(["keytool", "-exportcert", "-rfc", "-file", str(self.certificate), *store])
 
 
 _HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def _classpath() -> str:
-    version = re.search(r"kafka_2\.13</artifactId>\s*<version>([^<]+)<", POM.read_text())
-    if version is None:
-        raise KafkaUnavailableError(f"{POM} names no version of kafka_2.13.")
-    jars = CACHE / f"kafka-{version[1]}"
-    if not shutil.which("java"):
-        raise KafkaUnavailableError("Apache Kafka needs Java 17 or newer, and there is no `java` on the PATH.")
-    if not jars.is_dir():
-        _resolve(jars)
-    return f"{jars}/*"
-
-
-def _resolve(jars: Path) -> None:
-    if not shutil.which("mvn"):
-        raise KafkaUnavailableError("Apache Kafka's jars come by Maven, and there is no `mvn` on the PATH.")
-    partial = jars.with_name(f"{jars.name}.{os.getpid()}")
-    goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
-    try:
-        _run(["mvn", "-q", "-B", "-f", str(POM), *goal])
-    except RuntimeError as error:
-        raise KafkaUnavailableError(f"Maven could not fetch Apache Kafka's jars: {error}") from error
-    partial.rename(jars)
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
-    return done.stdout
+    version = version_in(POM, r"kafka_2\.13</artifactId>\s*<version>([^<]+)<")
+    return maven_jars(f"kafka-{version}", POM)
 
 
 def _accepts(port: int) -> bool:

@@ -1,145 +1,66 @@
 """The Delta log written by hand: what we write others read, what others write we read, and races have one winner."""
 
-import json
 import threading
-import uuid
 from pathlib import Path
 
-import duckdb
-import polars as pl
 import pytest
-from deltalake import DeltaTable, QueryBuilder, write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import LocalStore
 from pyroaring import BitMap64
 
 from storage.deletion_vectors import Descriptor, decode, encode
-from storage.delta_actions import Action, DataFile, transaction
+from storage.delta_actions import transaction
 from storage.delta_log import DeltaLog
 from storage.errors import CommitRaceError, CorruptVectorError, UnreadableTableError, UnsupportedTableError
-
-SCHEMA = {
-    "type": "struct",
-    "fields": [
-        {"name": "id", "type": "long", "nullable": True, "metadata": {}},
-        {"name": "city", "type": "string", "nullable": True, "metadata": {}},
-    ],
-}
-PROTOCOL = {
-    "minReaderVersion": 3,
-    "minWriterVersion": 7,
-    "readerFeatures": ["deletionVectors"],
-    "writerFeatures": ["deletionVectors", "changeDataFeed", "appendOnly", "invariants"],
-}
-
-
-class Written:
-    """A table made of hand-written log entries, and what it must hold."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir(parents=True)
-        self.log = DeltaLog(LocalStore(root), str(root))
-        self.version = -1
-        metadata = {
-            "id": str(uuid.uuid4()),
-            "format": {"provider": "parquet", "options": {}},
-            "schemaString": json.dumps(SCHEMA),
-            "partitionColumns": [],
-            "configuration": {"delta.enableDeletionVectors": "true"},
-            "createdTime": 0,
-        }
-        self.commit({"protocol": PROTOCOL}, {"metaData": metadata})
-
-    def commit(self, *actions: Action) -> None:
-        self.log.commit(self.version + 1, actions, {"operation": "WRITE"})
-        self.version += 1
-
-    def add(self, name: str, ids: range) -> DataFile:
-        path = self.root / name
-        pl.DataFrame({"id": ids, "city": [f"city {each}" for each in ids]}).write_parquet(path)
-        file = DataFile(name, path.stat().st_size, 0, len(ids), json.dumps({"numRecords": len(ids)}))
-        self.commit(file.add(), transaction("shop/orders/0", ids.stop))
-        return file
-
-    def delete(self, *rows: tuple[DataFile, BitMap64]) -> list[DataFile]:
-        """Commit new vectors for files, all in one entry."""
-        descriptors, stored = encode({file.path: vector for file, vector in rows})
-        if stored:
-            (self.root / stored.path).parent.mkdir(exist_ok=True)
-            (self.root / stored.path).write_bytes(stored.content)
-        marked = [file.with_vector(descriptors[file.path]) for file, _ in rows]
-        self.commit(*(file.remove(0) for file, _ in rows), *(file.add() for file in marked))
-        return marked
-
-    def seen(self) -> dict[str, list[int]]:
-        """Return the ids as other engines read them."""
-        uri = str(self.root)
-        with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as duck:
-            duck.load_extension(_duckdb_extension())
-            ids = [each for (each,) in duck.execute("select id from delta_scan(?)", [uri]).fetchall()]
-        asked = QueryBuilder().register("t", DeltaTable(uri)).execute("select id from t").read_all()
-        return {
-            "polars": sorted(pl.scan_delta(uri).collect()["id"]),
-            "datafusion": sorted(pl.DataFrame(asked)["id"]),
-            "duckdb": sorted(ids),
-        }
-
-
-def _duckdb_extension() -> str:
-    import duckdb_extension_delta  # noqa: PLC0415 - carries a binary; only this test needs it
-
-    (path,) = Path(next(iter(duckdb_extension_delta.__path__))).rglob("*.duckdb_extension")
-    return str(path)
-
-
-def assert_all_see(table: Written, ids: set[int]) -> None:
-    assert table.seen() == dict.fromkeys(("polars", "datafusion", "duckdb"), sorted(ids))
+from tests.readers import IN_PROCESS, assert_all_read
+from tests.written_tables import APPLICATION, PROTOCOL, WrittenTable, orders
 
 
 def test_other_engines_read_the_rows_that_are_left(tmp_path: Path) -> None:
-    table = Written(tmp_path / "orders")
-    one, two = table.add("one.parquet", range(1000)), table.add("two.parquet", range(1000, 3000))
-    assert_all_see(table, {*range(3000)})
+    table = WrittenTable(str(tmp_path / "orders"))
+    one, two = table.append("one.parquet", orders(range(1000))), table.append("two.parquet", orders(range(1000, 3000)))
+    assert_all_read(IN_PROCESS, table.uri, orders(range(3000)))
     scattered = BitMap64(range(0, 2000, 7))
     one, two = table.delete((one, BitMap64([3, 999])), (two, scattered))
     assert [file.vector and file.vector.storage for file in (one, two)] == ["i", "u"]
     gone = {3, 999, *(1000 + row for row in scattered)}
-    assert_all_see(table, {*range(3000)} - gone)
+    assert_all_read(IN_PROCESS, table.uri, orders({*range(3000)} - gone))
     (one,) = table.delete((one, BitMap64([3, 4, 999])))
     table.commit(two.remove(0))
-    assert_all_see(table, {*range(1000)} - {3, 4, 999})
+    assert_all_read(IN_PROCESS, table.uri, orders({*range(1000)} - {3, 4, 999}))
+    assert_all_read(IN_PROCESS, table.uri, orders(range(3000)), version=2)
     snapshot = table.log.read()
     assert snapshot is not None
     assert (snapshot.version, snapshot.files) == (5, {"one.parquet": one})
-    assert snapshot.transactions == {"shop/orders/0": 3000}
+    assert snapshot.transactions == {APPLICATION: 2}
 
 
 def test_what_deltalake_wrote_and_checkpointed_is_read_the_same(tmp_path: Path) -> None:
-    table = Written(tmp_path / "orders")
-    one = table.add("one.parquet", range(100))
+    table = WrittenTable(str(tmp_path / "orders"))
+    one = table.append("one.parquet", orders(range(100)))
     (one,) = table.delete((one, BitMap64(range(0, 100, 3))))
-    DeltaTable(table.root).create_checkpoint()
-    for entry in sorted((table.root / "_delta_log").glob("*.json"))[:-1]:
+    DeltaTable(table.uri).create_checkpoint()
+    for entry in sorted(Path(table.uri, "_delta_log").glob("*.json"))[:-1]:
         entry.unlink()
-    write_deltalake(table.root, pl.DataFrame({"id": [500], "city": ["Bern"]}), mode="append")
+    write_deltalake(table.uri, orders([500]), mode="append")
     snapshot = table.log.read()
     assert snapshot is not None
     assert snapshot.version == table.version + 1
     assert snapshot.files["one.parquet"].vector == one.vector
     assert sorted(file.rows for file in snapshot.files.values()) == [1, 100]
-    assert snapshot.transactions == {"shop/orders/0": 100}
-    assert_all_see(table, {each for each in range(100) if each % 3} | {500})
+    assert snapshot.transactions == {APPLICATION: 1}
+    assert_all_read(IN_PROCESS, table.uri, orders([*(each for each in range(100) if each % 3), 500]))
 
 
 def test_of_racing_writers_exactly_one_has_a_version(tmp_path: Path) -> None:
-    table = Written(tmp_path / "orders")
+    table = WrittenTable(str(tmp_path / "orders"))
     won: list[int] = []
     start = threading.Barrier(8)
 
     def race(number: int) -> None:
-        log = DeltaLog(LocalStore(table.root), "orders")
+        log = DeltaLog(LocalStore(table.uri), "orders")
         start.wait()
         for version in range(1, 20):
             try:
@@ -160,10 +81,10 @@ def test_of_racing_writers_exactly_one_has_a_version(tmp_path: Path) -> None:
 
 
 def test_a_log_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    table = Written(tmp_path / "orders")
-    table.add("one.parquet", range(3))
-    table.add("two.parquet", range(3))
-    entries = sorted((table.root / "_delta_log").glob("*.json"))
+    table = WrittenTable(str(tmp_path / "orders"))
+    table.append("one.parquet", orders(range(3)))
+    table.append("two.parquet", orders(range(3)))
+    entries = sorted(Path(table.uri, "_delta_log").glob("*.json"))
     whole = entries[2].read_bytes()
     entries[2].write_bytes(whole[:-9])
     with pytest.raises(UnreadableTableError, match="version 2 is not whole"):
@@ -186,7 +107,7 @@ def test_a_log_that_is_not_whole_is_refused(tmp_path: Path) -> None:
 def test_a_table_that_needs_more_than_we_have_is_refused(
     protocol: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    table = Written(tmp_path / "orders")
+    table = WrittenTable(str(tmp_path / "orders"))
     table.commit({"protocol": protocol})
     with pytest.raises(UnsupportedTableError, match=message):
         table.log.read()
