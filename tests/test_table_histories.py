@@ -167,7 +167,7 @@ class Histories(RuleBasedStateMachine):
         assert _sorted(pl.DataFrame(asked).select(self.owner.schema.names()).rows()) == expected
 
     def teardown(self) -> None:
-        assert DeltaTable(self.uri).metadata().id == self.table_id
+        assert str(DeltaTable(self.uri).metadata().id) == self.table_id
         self.patch.undo()
         shutil.rmtree(self.directory)
 
