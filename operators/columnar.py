@@ -41,7 +41,8 @@ class Columnar:
     """Parses `fields` and the presence of `sections`.
 
     Remembers which sections many documents all lacked. In the next ones these are parsed as nothing but NULL, which
-    is faster and fails for any document that has them; then all is parsed again, so nobody sees the difference.
+    is faster and fails for any document that has them; then all is parsed again, so nobody sees the difference. After
+    each such failure it takes twice as many batches in a row that lack sections to try again.
     """
 
     fields: Sequence[Field]
@@ -49,6 +50,7 @@ class Columnar:
 
     def __post_init__(self) -> None:
         self._vacant: frozenset[Path] = frozenset()
+        self._in_a_row, self._enough = 0, 1  # batches that lacked sections
 
     def parse(self, documents: Sequence[bytes], forms: Forms, values: Sequence[object] = ()) -> Parsed:
         """Return the columns of regular `documents` in these forms; raises UnreadableError for all of them.
@@ -70,11 +72,16 @@ class Columnar:
             try:
                 return _Arrays(parse(documents, self._schema(forms, self._vacant)))
             except UnreadableError:
-                self._vacant = frozenset()
+                self._vacant, self._in_a_row, self._enough = frozenset(), 0, 2 * self._enough
         found = _Arrays(parse(documents, self._schema(forms)))
         if len(documents) >= _TELLING:
-            self._vacant = frozenset(path for path in self.sections.values() if not found.presence(path).any())
+            self._learn(frozenset(path for path in self.sections.values() if not found.presence(path).any()))
         return found
+
+    def _learn(self, vacant: frozenset[Path]) -> None:
+        self._in_a_row = self._in_a_row + 1 if vacant else 0
+        if self._in_a_row >= self._enough:
+            self._vacant = vacant
 
     def fault(self, documents: Sequence[bytes], forms: Forms) -> UnreadableError | None:
         """Return why the parser cannot read `documents`, faster than `parse`; None: it can, but values may not fit."""

@@ -65,7 +65,7 @@ def decode(*values: bytes | None, keys: list[bytes | None] | None = None, fmt: D
 def remembering(*values: bytes) -> Decoded:
     """Decode with a decoder that has seen many documents which all lacked `before`."""
     decoder = Decoder(SHOP, ["id"], "source.lsn", Debezium(decimals="string"))
-    for _ in range(2):
+    for _ in range(2):  # seen once, made use of once
         decoder.decode([None] * 1000, [event("c", after={"id": i}) for i in range(1000)])
     return decoder.decode([None] * len(values), values)
 
