@@ -1,6 +1,6 @@
 """One columnar parse of documents whose values have known forms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from operators.json_values import Path, value_at
 from operators.look import Field, Forms
 from operators.wire import Reading, Wire
 
-_PAD = "\0"  # a child for sections of which only the presence matters: structs need one, no document has it
+_PAD = pa.field("\0", pa.bool_())  # for objects of which only the presence matters: structs need a child
+_TELLING = 512  # documents that show which sections a table's documents usually lack
 
 
 class Parsed(NamedTuple):
@@ -37,25 +38,50 @@ class Parsed(NamedTuple):
 
 @dataclass(eq=False)
 class Columnar:
-    """Parses `fields` and the presence of `sections`."""
+    """Parses `fields` and the presence of `sections`.
+
+    Remembers which sections many documents all lacked. In the next ones these are parsed as nothing but NULL, which
+    is faster and fails for any document that has them; then all is parsed again, so nobody sees the difference. After
+    each such failure it takes twice as many batches in a row that lack sections to try again.
+    """
 
     fields: Sequence[Field]
     sections: Mapping[str, Path]
+
+    def __post_init__(self) -> None:
+        self._vacant: frozenset[Path] = frozenset()
+        self._in_a_row, self._enough = 0, 1  # batches that lacked sections
 
     def parse(self, documents: Sequence[bytes], forms: Forms, values: Sequence[object] = ()) -> Parsed:
         """Return the columns of regular `documents` in these forms; raises UnreadableError for all of them.
 
         ``values`` are the loaded documents, needed for forms that the parser must not see.
         """
-        found = _Arrays(parse(documents, self._schema(forms)))
+        found = self._arrays(documents, forms)
         readings = [
-            form.read(found.column(each.path, form.cast) if form.arrow else _texts(each, values))
+            form.read(found.column(each.path, form.arrow, form.cast) if form.arrow else _texts(each, values))
             for each, form in zip(self.fields, forms, strict=True)
         ]
         bad = {i: reading.bad for i, reading in enumerate(readings) if reading.bad is not None and reading.bad.any()}
         columns = [reading.values.alias(each.name) for each, reading in zip(self.fields, readings, strict=True)]
         presence = [found.presence(path).alias(name) for name, path in self.sections.items()]
         return Parsed(pl.DataFrame([self._unavailable(readings, len(documents)), *columns, *presence]), bad)
+
+    def _arrays(self, documents: Sequence[bytes], forms: Forms) -> "_Arrays":
+        if self._vacant:
+            try:
+                return _Arrays(parse(documents, self._schema(forms, self._vacant)))
+            except UnreadableError:
+                self._vacant, self._in_a_row, self._enough = frozenset(), 0, 2 * self._enough
+        found = _Arrays(parse(documents, self._schema(forms)))
+        if len(documents) >= _TELLING:
+            self._learn(frozenset(path for path in self.sections.values() if not found.presence(path).any()))
+        return found
+
+    def _learn(self, vacant: frozenset[Path]) -> None:
+        self._in_a_row = self._in_a_row + 1 if vacant else 0
+        if self._in_a_row >= self._enough:
+            self._vacant = vacant
 
     def fault(self, documents: Sequence[bytes], forms: Forms) -> UnreadableError | None:
         """Return why the parser cannot read `documents`, faster than `parse`; None: it can, but values may not fit."""
@@ -92,15 +118,14 @@ class Columnar:
         ).list.drop_nulls()
         return pl.select(_unavailable=pl.when(names.list.len() > 0).then(names)).to_series()
 
-    def _schema(self, forms: Forms) -> pa.Schema:
+    def _schema(self, forms: Forms, vacant: Collection[Path] = ()) -> pa.Schema:
         tree: dict[str, Any] = {}
         for path in self.sections.values():
-            _plant(tree, (*path, _PAD), pa.bool_())
+            if not _is_below(path, vacant):
+                _plant(tree, path, pa.null() if path in vacant else None)
         for each, form in zip(self.fields, forms, strict=True):
-            if form.arrow:
-                _plant(tree, each.path, form.arrow)
-            elif each.path[:-1]:
-                _plant(tree, (*each.path[:-1], _PAD), pa.bool_())
+            if not _is_below(each.path, vacant):
+                _plant(tree, each.path if form.arrow else each.path[:-1], form.arrow)
         return pa.schema(_branches(tree))
 
 
@@ -111,9 +136,11 @@ class _Arrays:
         self._root = root
         self._children: dict[Path, dict[str, pa.Array]] = {}
 
-    def column(self, path: Path, cast: pa.DataType | None) -> pl.Series:
-        """Return a column, as type `cast` if one is given; raises UnreadableError for values that do not fit it."""
+    def column(self, path: Path, dtype: pa.DataType, cast: pa.DataType | None) -> pl.Series:
+        """Return a column of `dtype`, as `cast` if that is given; raises UnreadableError if values do not fit that."""
         array = self._array(path)
+        if pa.types.is_null(array.type):
+            array = pa.nulls(len(array), cast or dtype)
         try:
             series = pl.from_arrow(array if cast is None else array.cast(cast))
         except pa.ArrowInvalid as error:
@@ -123,12 +150,16 @@ class _Arrays:
         return series
 
     def presence(self, path: Path) -> pl.Series:
+        """Return a mask of the documents that have something at `path`."""
         return pl.Series(values=self._array(path).is_valid())
 
     def _array(self, path: Path) -> pa.Array:
+        """Return what stands at `path`, or the nothing but NULL that stands above it."""
         parent = path[:-1]
         if parent not in self._children:
             struct = self._array(parent) if parent else self._root
+            if pa.types.is_null(struct.type):
+                return struct
             names = [struct.type.field(i).name for i in range(struct.type.num_fields)]
             self._children[parent] = dict(zip(names, struct.flatten(), strict=True))
         return self._children[parent][path[-1]]
@@ -139,14 +170,20 @@ def _texts(each: Field, values: Sequence[object]) -> pl.Series:
     return pl.Series([None if value is None else str(value) for value in found], dtype=pl.String)
 
 
-def _plant(tree: dict[str, Any], path: Path, dtype: pa.DataType) -> None:
-    for step in path[:-1]:
+def _is_below(path: Path, sections: Collection[Path]) -> bool:
+    return any(path[:end] in sections for end in range(1, len(path)))
+
+
+def _plant(tree: dict[str, Any], path: Path, dtype: pa.DataType | None) -> None:
+    """Add a leaf of type `dtype` to `tree`, or without one a branch; an empty path adds nothing."""
+    for step in path if dtype is None else path[:-1]:
         tree = tree.setdefault(step, {})
-    tree[path[-1]] = dtype
+    if dtype is not None:
+        tree[path[-1]] = dtype
 
 
 def _branches(tree: Mapping[str, Any]) -> list[pa.Field]:
     return [
-        pa.field(name, pa.struct(_branches(below)) if isinstance(below, dict) else below)
+        pa.field(name, pa.struct(_branches(below) or [_PAD]) if isinstance(below, dict) else below)
         for name, below in tree.items()
     ]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from operators.json_batch import lines_of
+from operators.json_batch import Bytes, lines_of, stretches
 
 _MAX_DIGITS = 38
 _MAX_SHIFT = 76
@@ -28,7 +28,7 @@ _ENDLESS = 10**12  # an exponent beyond the length of any document
 _PERILOUS = re.compile(rb'["\s:,\[][+-]?[\d.]+[eE]-0*(?:39|[4-9]\d|\d{3,})["\s,}\]\\]|\\u00(?:[46]5|2[dD]|3\d)')
 _ESCAPE = b"\\u00"  # may hide a digit, a sign or an e
 _MINUS, _ZERO, _NINE = b"-0\x09"
-_E = np.frombuffer(b"eE", np.uint8)
+_IS_E = np.isin(np.arange(256), [*b"eE"])
 
 
 class _Written(NamedTuple):
@@ -59,9 +59,12 @@ def perilous(documents: Sequence[bytes]) -> list[int]:
 
 def _has_small_exponent(joined: bytes) -> bool:
     """Tell whether an ``e-`` is followed by three digits, or two of 39 and more, anywhere."""
-    content = np.frombuffer(joined, np.uint8)
+    return any(map(_holds_small_exponent, stretches(joined, ahead=4)))
+
+
+def _holds_small_exponent(content: Bytes) -> bool:
     minus = np.flatnonzero(content[1:-3] == _MINUS) + 1
-    minus = minus[np.isin(content[minus - 1], _E)]
+    minus = minus[_IS_E[content[minus - 1]]]
     tens, ones, more = (content[minus + i] - _ZERO for i in (1, 2, 3))  # what is no digit wraps to more than 9
     large = (more <= _NINE) | (10 * tens + ones > _MAX_DIGITS)
     return bool(((tens <= _NINE) & (ones <= _NINE) & large).any())

@@ -5,7 +5,7 @@ A batch has no meaning: what becomes of a record depends on its own key and valu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import polars as pl
 
@@ -65,7 +65,7 @@ class Decoder:
 
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Decoded:
         """Return what the records with these raw keys and values say; never raises for what is in them."""
-        tombstones = [i for i, value in enumerate(values) if value is None] if None in values else []
+        tombstones = [] if all(values) else [i for i, value in enumerate(values) if value is None]
         parts = [self._values(keys, values, has_tombstones=bool(tombstones))]
         dropped = [*parts[0].dropped]
         if tombstones and self._deletes:
@@ -82,7 +82,8 @@ class Decoder:
 
     def _values(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], *, has_tombstones: bool) -> Judged:
         rows = [i for i, value in enumerate(values) if value is not None] if has_tombstones else range(len(values))
-        tidied = tidy([value for value in values if value is not None])
+        present = [value for value in values if value is not None] if has_tombstones else values
+        tidied = tidy(cast("Sequence[bytes]", present))
         index = tidied.places if not has_tombstones else [rows[i] for i in tidied.places]
         whole = len(index) == len(values)
         judged = self._events.read(tidied.documents, keys if whole else [keys[i] for i in index])

@@ -14,14 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from storage.errors import SourceError, StorageError
 from storage.kafka_contact import Contact
+from storage.kafka_messages import CHUNK, Columns, offset_of
 from storage.kafka_settings import KafkaSettings
 from storage.record_log_errors import offset_lost, unknown_partition, unknown_topic
-from storage.records import Headers, Records
+from storage.records import Records
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ _DEFAULTS = {
     "queued.max.messages.kbytes": "32768",
     "max.partition.fetch.bytes": str(8 * 2**20),
     "fetch.wait.max.ms": "100",
+    # After its queue was full, the library asks for no more for this long: by default a second, which outlasts a queue.
+    "fetch.queue.backoff.ms": "10",
 }
 _FIXED = {
     "isolation.level": "read_committed",
@@ -47,7 +49,6 @@ _LOST = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE
 _UNKNOWN = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART})
 # Without a group these say nothing; librdkafka asks for a coordinator all the same.
 _OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.COORDINATOR_NOT_AVAILABLE})
-_MOST_RECORDS = 1_000_000  # that one call of the library takes
 _ATTEMPT_SECONDS = 1.0
 
 
@@ -104,43 +105,45 @@ class ConfluentReader:
         """
         deadline = time.monotonic() + timeout
         start = self._position
-        while not (messages := self._receive(max_records, deadline)) and self._position == start:
+        columns = Columns()
+        while not self._receive(columns, max_records, deadline) and self._position == start:
             if self._failure:
                 raise self._explain(self._failure)
             if time.monotonic() >= deadline:
                 self._doubt()
                 break
-        return self._records(messages, start)
+        return columns.records(self._client.topic, self._partition, start, self._position)
 
     def close(self) -> None:
         """Leave the cluster; safe to call twice."""
         self._client.close()
 
-    def _receive(self, max_records: int, deadline: float) -> list[Message]:
-        """Return the records that came, after moving the position behind them and behind what is skipped."""
-        if self._failure:
-            return []
+    def _receive(self, columns: Columns, max_records: int, deadline: float) -> bool:
+        """Take the records that came, and move the position behind them and behind what is skipped; tell if any did."""
+        wait, wanted = max(0.0, deadline - time.monotonic()), 1
         # The library waits for as many as asked for, and we for the first: so one, then what else is there.
-        consume = self._client.consumer.consume
-        messages = consume(1, max(0.0, deadline - time.monotonic()))
-        if messages and max_records > 1:
-            messages += consume(min(max_records - 1, _MOST_RECORDS), 0)
+        while wanted and not self._failure and (messages := self._client.consumer.consume(wanted, wait)):
+            self._take(columns, messages)
+            wait, wanted = 0, min(max_records - len(columns), CHUNK)
+        return len(columns) > 0
+
+    def _take(self, columns: Columns, messages: list[Message]) -> None:
         events = [message for message in messages if message.error() is not None]
         if events:
             messages = [message for message in messages if message.error() is None]
         if messages:
-            self._position = _offset(messages[-1]) + 1
+            columns.take(messages)
+            self._position = offset_of(messages[-1]) + 1
             self._contact.heard(time.monotonic())
         for event in events:
             self._take_event(event)
-        return messages
 
     def _take_event(self, event: Message) -> None:
         error = event.error()
         if error is None or error.code() in _OF_THE_GROUP:
             return
         if error.code() == KafkaError._PARTITION_EOF:
-            self._position = max(self._position, _offset(event))
+            self._position = max(self._position, offset_of(event))
             self._contact.heard(time.monotonic())
         elif error.retriable() or error.code() in {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN}:
             _log.warning("%s: %s", self._client.settings.place, error)
@@ -165,20 +168,6 @@ class ConfluentReader:
         elif self._contact.lost(time.monotonic()):
             doing = f"reading topic {self._client.topic!r} partition {self._partition}"
             raise self._client.unreachable(doing, self._contact.retry_seconds)
-
-    def _records(self, messages: list[Message], start: int) -> Records:
-        headers = [message.headers() for message in messages]
-        return Records(
-            topic=self._client.topic,
-            partition=self._partition,
-            start=start,
-            end=self._position,
-            offsets=np.fromiter(map(_offset, messages), np.int64, len(messages)),
-            timestamps=np.fromiter((message.timestamp()[1] for message in messages), np.int64, len(messages)),
-            keys=[message.key() for message in messages],
-            values=[message.value() for message in messages],
-            headers=[_headers(each) for each in headers] if any(headers) else None,
-        )
 
 
 class _Client:
@@ -280,12 +269,3 @@ class _LibraryLog:
 
     def log(self, _level: int, message: str, *args: object) -> None:
         _log.debug(message, *args)
-
-
-def _offset(message: Message) -> int:
-    offset = message.offset()
-    return -1 if offset is None else offset
-
-
-def _headers(headers: Any) -> Headers | None:
-    return tuple(headers) if headers else None

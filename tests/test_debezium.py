@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from operators.decode import Decoded, Decoder
 from operators.formats import PLACEHOLDER, Debezium
@@ -59,6 +60,14 @@ def event(op: str = "u", *, wrapped: bool = False, **blocks: object) -> bytes:
 def decode(*values: bytes | None, keys: list[bytes | None] | None = None, fmt: Debezium | None = None) -> Decoded:
     decoder = Decoder(SHOP, ["id"], "source.lsn", fmt or Debezium(decimals="string"))
     return decoder.decode(keys or [b'{"id": 1}'] * len(values), values)
+
+
+def remembering(*values: bytes) -> Decoded:
+    """Decode with a decoder that has seen many documents which all lacked `before`."""
+    decoder = Decoder(SHOP, ["id"], "source.lsn", Debezium(decimals="string"))
+    for _ in range(2):  # seen once, made use of once
+        decoder.decode([None] * 1000, [event("c", after={"id": i}) for i in range(1000)])
+    return decoder.decode([None] * len(values), values)
 
 
 def scd1(decoded: Decoded, key: str) -> dict[Any, dict[str, Any]]:
@@ -266,3 +275,25 @@ def test_a_scaled_decimal_that_overflows_costs_no_neighbour() -> None:
         (2, Decimal(10).scaleb(-21)),
         (4, Decimal(10**20).scaleb(-38)),
     ]
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        event("d", before={"id": 5}),
+        event("d", before={"id": None}),
+        event("d", before=[]),
+        event("c", before={"id": "x"}, after={"id": 5}),
+        event("c", before={}, after={"id": 5}),
+        event("c", after={"id": 5}, wrapped=True),
+        event("c", after={"id": 5}, payload=5),
+        event("t"),
+    ],
+)
+def test_what_many_documents_lacked_is_seen_in_the_first_that_has_it(unusual: bytes) -> None:
+    usual = [event("c", after={"id": i}) for i in range(1000)]
+    for values in ([unusual], [unusual, *usual], [*usual, unusual]):
+        found, fresh = remembering(*values), decode(*values, keys=[None] * len(values))
+        assert_frame_equal(found.events, fresh.events)
+        assert_frame_equal(found.rejects, fresh.rejects)
+        assert found.dropped.equals(fresh.dropped)

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from operators.decimal_text import perilous
 from operators.decode import Decoded, Decoder
 from operators.formats import PLACEHOLDER, Debezium, Format, Json
+from operators.json_batch import tidy
 from operators.schema import DeclarationError, parse_schema
 
 FLIGHTS = parse_schema(
@@ -316,6 +318,23 @@ def test_mixed_forms_and_bad_records_in_any_order_are_what_each_is_alone() -> No
     alone = [decode(value) for value in values]
     assert_frame_equal(whole.events.drop("_row"), pl.concat(each.events for each in alone).drop("_row"))
     assert whole.rejects["reason"].to_list() == [reason for each in alone for reason in each.rejects["reason"]]
+
+
+@pytest.mark.parametrize("stray", [b" null", b"null", b"\tnull", b"\n", b"\n{}", b"\n\n{}", b"\0", b"\xff", b"}\n"])
+def test_stray_bytes_are_found_wherever_they_stand(stray: bytes) -> None:
+    """Documents are looked at in stretches of 2**18 bytes: at the end of one, and at the begin of the next."""
+    for end in range(2**18 - 8, 2**18 + 8):
+        strange = b'{"x":"%s"}%s' % (b"a" * (end - 8), stray)
+        together, alone = tidy([strange, b"{}"]), tidy([strange])
+        assert together.rejects == alone.rejects
+        assert together.documents == [*alone.documents, b"{}"]
+
+
+@pytest.mark.parametrize("exponent", ["e-39", "E-100", "e-999999999"])
+def test_perilous_exponents_are_found_wherever_they_stand(exponent: str) -> None:
+    for start in range(2**18 - 8, 2**18 + 8):
+        document = b'{"x":"%s","d":1%s}' % (b"a" * (start - 13), exponent.encode())
+        assert perilous([b"{}", document]) == [1]
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -58,6 +58,25 @@ def test_aborted_records_are_invisible_and_a_reader_still_reaches_the_end(kafka_
     assert (tail[0].start, tail[-1].end) == (8, 13)
 
 
+def test_a_batch_of_many_records_has_its_gaps_and_headers_where_they_belong(kafka_broker: Broker, topic: Topic) -> None:
+    """The fast client takes thousands at a time: a gap within one take, headers in the first and in a later one."""
+    kafka_broker.produce(topic.name, [NewRecord(b"first", b"", MORNING, (("trace", b"1"),))])
+    kafka_broker.produce(topic.name, numbered(range(1, 3000)))
+    kafka_broker.produce_transaction(topic.name, numbered(range(3000, 3002)))
+    while topic.bounds(0)[1] < 3003:  # the marker is written after the commit returned
+        time.sleep(0.05)
+    kafka_broker.produce(topic.name, numbered(range(3003, 5999)))
+    kafka_broker.produce(topic.name, [NewRecord(b"last", b"", MORNING, (("trace", b"2"),))])
+
+    plain = [(n, MORNING + 1000 * n, b"%d" % n, b"value %d" % n, None) for n in [*range(1, 3002), *range(3003, 5999)]]
+    first = (0, MORNING, b"first", b"", (("trace", b"1"),))
+    with closing(topic.reader(0, 0)) as reader:
+        batches = [reader.read(1, timeout=10)]
+        time.sleep(0.5)  # all others are fetched meanwhile, and taken as if there were no gap in sight
+        batches += read_to(reader, 6000)
+    assert rows(*batches) == [first, *plain, (5999, MORNING, b"last", b"", (("trace", b"2"),))]
+
+
 def test_an_open_transaction_holds_back_what_follows_it(kafka_broker: Broker, topic: Topic) -> None:
     kafka_broker.produce(topic.name, numbered([0]))
     with kafka_broker.open_transaction(topic.name, numbered([1])) as transaction:
