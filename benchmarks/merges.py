@@ -212,7 +212,7 @@ def _resident() -> int:
 
 
 def _child(name: str, size: int) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         print(_run(name, f"{directory}/orders", size), end="", flush=True)
 
 

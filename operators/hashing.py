@@ -6,6 +6,8 @@ of its UTF-8 bytes (little-endian, zero-padded), each mixed with its place, and 
 own. The hash is fast, not secret: whoever needs exactness compares the values behind equal hashes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -20,8 +22,13 @@ _WORD = 8
 
 def hash_rows(frame: pl.DataFrame) -> Hashes:
     """Return one hash per row over all columns, in their order."""
-    hashes = np.full(frame.height, _SEED, np.uint64)
-    for column in frame.iter_columns():
+    return hash_columns(frame.get_columns())
+
+
+def hash_columns(columns: Sequence[pl.Series]) -> Hashes:
+    """Return one hash per row over columns of one length; there is at least one."""
+    hashes = np.full(len(columns[0]), _SEED, np.uint64)
+    for column in columns:
         hashes = _fold_column(hashes, column)
     return hashes
 

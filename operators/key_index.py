@@ -1,6 +1,6 @@
 """An exact index from business key to a small integer, its *slot*, looked up a column at a time.
 
-1. A linear-probing table holds slots; beside it stands the 64-bit hash of the key of each slot.
+1. A hash table with triangular probing holds slots; beside it stands the 64-bit hash of the key of each slot.
 2. All rows of a batch walk the table together. A row that comes to a free place claims it for its hash.
 3. A row ends where it meets its own hash; then its key is compared with the key behind the slot.
 4. Two keys of one hash cannot be mixed up: the later one gets a slot of its own, found through a dictionary, which
@@ -17,8 +17,8 @@ import polars as pl
 
 from operators.equality import equal_rows
 from operators.growing import grown
-from operators.hashing import Hashes, hash_rows
-from operators.row_store import RowStore
+from operators.hashing import Hashes, hash_columns
+from operators.key_store import Flags, KeyColumn, key_column
 
 Slots = npt.NDArray[np.int64]
 
@@ -32,22 +32,23 @@ class KeyIndex:
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = list(columns)
-        self._keys = RowStore()
+        self._keys: list[KeyColumn] = []
+        self._size = 0
         self._hashes = np.empty(0, np.uint64)
         self._collided: dict[tuple[object, ...], int] = {}
         self._allocate(_FIRST_CAPACITY)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self._size
 
     def admit(self, rows: pl.DataFrame) -> Slots:
         """Return the slot of each row's key; unknown keys get the next slots."""
-        keys = rows.select(self._columns)
-        hashes = hash_rows(keys)
+        keys = [rows[name] for name in self._columns]
+        hashes = hash_columns(keys)
         first = len(self)
-        self._make_room(first + keys.height)
+        self._make_room(first + len(hashes))
         slots, places = self._walk(hashes, first)
-        own = np.arange(first, first + keys.height)
+        own = np.arange(first, first + len(hashes))
         strangers = self._strangers(keys, slots, own)
         leaders = np.flatnonzero(slots == own)
         numbers = np.cumsum(slots == own) + (first - 1)
@@ -55,9 +56,9 @@ class KeyIndex:
         slots = np.where(known, slots, numbers[np.maximum(slots - first, 0)])
         self._table[places[leaders]] = slots[leaders]
         self._hashes[first : first + leaders.size] = hashes[leaders]
-        self._keys.append(keys[leaders])
+        self._append([column.gather(leaders) for column in keys])
         for row in strangers:
-            slots[row] = self._apart(keys[int(row)], hashes[row])
+            slots[row] = self._apart([column[[int(row)]] for column in keys], hashes[row])
         return slots
 
     def _walk(self, hashes: Hashes, first: int) -> tuple[Slots, Slots]:
@@ -67,33 +68,53 @@ class KeyIndex:
         """
         self._hashes[first : first + len(hashes)] = hashes
         slots, ends = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.int64)
-        rows, places = np.arange(len(hashes)), (hashes & self._mask).astype(np.int64)
+        rows, places, step = np.arange(len(hashes)), (hashes & self._mask).astype(np.int64), 0
         while rows.size:
             found = self._table[places]
-            free = np.flatnonzero(found == _FREE)[::-1]  # of several rows that claim one place, the first gets it
-            self._table[places[free]] = first + rows[free]
-            found[free] = self._table[places[free]]
-            same = self._hashes[found] == hashes[rows]
+            free = np.flatnonzero(found == _FREE)
+            if free.size:
+                free = free[::-1]  # of several rows that claim one place, the first gets it
+                self._table[places[free]] = first + rows[free]
+                found[free] = self._table[places[free]]
+            same = self._hashes[found] == hashes
             slots[rows[same]], ends[rows[same]] = found[same], places[same]
-            rows, places = rows[~same], (places[~same] + 1) & int(self._mask)
+            onward, step = ~same, step + 1
+            rows, hashes, places = rows[onward], hashes[onward], (places[onward] + step) & int(self._mask)
         return slots, ends
 
-    def _strangers(self, keys: pl.DataFrame, slots: Slots, own: Slots) -> Slots:
+    def _strangers(self, keys: Sequence[pl.Series], slots: Slots, own: Slots) -> Slots:
         """Return the rows whose key is another than the one behind their slot."""
-        held = np.flatnonzero(slots < own[0]) if own.size else own
-        twins = np.flatnonzero((slots >= own[0]) & (slots != own)) if own.size else own
-        wrong = []
+        first = len(self)
+        held = np.flatnonzero(slots < first)
+        twins = np.flatnonzero((slots >= first) & (slots != own))
+        wrong = [own[:0]]
         if held.size:
-            wrong.append(held[~equal_rows(keys[held], self._keys.take(slots[held]))])
+            wrong.append(held[~self._equal(slots[held], [_some(column, held) for column in keys])])
         if twins.size:
-            wrong.append(twins[~equal_rows(keys[twins], keys[slots[twins] - own[0]])])
-        return np.concatenate(wrong) if wrong else np.empty(0, np.int64)
+            leaders = pl.DataFrame([column.gather(slots[twins] - first) for column in keys])
+            wrong.append(twins[~equal_rows(leaders, pl.DataFrame([column.gather(twins) for column in keys]))])
+        return np.concatenate(wrong)
 
-    def _apart(self, key: pl.DataFrame, hashed: np.uint64) -> int:
+    def _equal(self, slots: Slots, keys: Sequence[pl.Series]) -> Flags:
+        same = np.ones(len(slots), bool)
+        for held, values in zip(self._keys, keys, strict=True):
+            same &= held.equal(slots, values)
+        return same
+
+    def _append(self, keys: Sequence[pl.Series]) -> int:
+        """Give the next slots to these keys, and return the first of them."""
+        self._keys = self._keys or [key_column(column.dtype) for column in keys]
+        for held, values in zip(self._keys, keys, strict=True):
+            held.append(self._size, values)
+        first, self._size = self._size, self._size + len(keys[0])
+        return first
+
+    def _apart(self, key: Sequence[pl.Series], hashed: np.uint64) -> int:
         """Return the slot of a key whose hash belongs to another key."""
-        slot = self._collided.get(key.row(0))
+        values = tuple(column[0] for column in key)
+        slot = self._collided.get(values)
         if slot is None:
-            slot = self._collided[key.row(0)] = self._keys.append(key)
+            slot = self._collided[values] = self._append(key)
             self._hashes = grown(self._hashes, slot + 1)
             self._hashes[slot] = hashed
         return slot
@@ -107,13 +128,17 @@ class KeyIndex:
 
     def _place(self, hashes: Hashes, slots: Slots) -> None:
         """Put distinct hashes that the table does not hold into free places."""
-        places = (hashes & self._mask).astype(np.int64)
+        places, step = (hashes & self._mask).astype(np.int64), 0
         while slots.size:
             free = self._table[places] == _FREE
             self._table[places[free]] = slots[free]
-            settled = self._table[places] == slots
-            slots, places = slots[~settled], (places[~settled] + 1) & int(self._mask)
+            onward, step = self._table[places] != slots, step + 1
+            slots, places = slots[onward], (places[onward] + step) & int(self._mask)
 
     def _allocate(self, capacity: int) -> None:
         self._table = np.full(capacity, _FREE, np.int32)
         self._mask = np.uint64(capacity - 1)
+
+
+def _some(column: pl.Series, rows: Slots) -> pl.Series:
+    return column if len(rows) == len(column) else column.gather(rows)

@@ -68,7 +68,7 @@ def compact(files: TableFiles, schema: pl.Schema, sources: Sequence[DataFile]) -
         alive.append(np.flatnonzero(live))
         parts.append(rows.filter(live))
     rows = pl.concat(parts)
-    return Compacted(sources, alive, files.write(rows), rows)
+    return Compacted(sources, alive, files.write_beside(rows), rows)
 
 
 def _tier(live: int) -> int:

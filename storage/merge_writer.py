@@ -84,6 +84,7 @@ class MergeWriter:
 
     def __init__(self, table: OwnedTable, locator: RowLocator) -> None:
         self._table, self._locator = table, locator
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="changes")
 
     def merge(self, changes: RowChanges, commit: Commit) -> MergeResult:
         """Commit `changes`; with none at all, the positions alone.
@@ -93,17 +94,16 @@ class MergeWriter:
         began, before = time.perf_counter(), self._table.data_version
         replaced = np.concatenate([changes.updated_slots, changes.deleted_slots])
         new_rows = pl.concat([changes.inserted, changes.updated_to])
-        with ThreadPoolExecutor(1) as beside:
-            change_files = beside.submit(self._write_changes, changes)
-            files = self._table.write(new_rows)
-            retired = _Retired()
+        change_files = self._beside.submit(self._write_changes, changes)
+        files = self._table.write(new_rows)
+        retired = _Retired()
 
-            def edit() -> Edit:
-                nonlocal retired
-                retired = self._retire(replaced)
-                return Edit("MERGE", [*files, *retired.added], retired.removed, change_files.result())
+        def edit() -> Edit:
+            nonlocal retired
+            retired = self._retire(replaced)
+            return Edit("MERGE", [*files, *retired.added], retired.removed, change_files.result())
 
-            self._table.commit(edit, commit)
+        self._table.commit(edit, commit)
         self._locator.replace(replaced, retired.emptied, retired.marked)
         for moved, slots in retired.moved:
             self._locator.add(moved, slots)

@@ -60,6 +60,7 @@ class Places:
         self._places = np.empty(0, np.int64)
         self._files: dict[int, HeldFile] = {}
         self._number_of: dict[str, int] = {}
+        self._free: list[int] = []
         self._next = 0
 
     def __iter__(self) -> Iterator[HeldFile]:
@@ -75,13 +76,21 @@ class Places:
         present: npt.NDArray[np.bool_] = self._places[slots] != _ABSENT
         return present
 
-    def order(self, slots: Slots) -> Numbers:
-        """Return the permutation that sorts slots by place."""
-        order: Numbers = np.argsort(self._places[slots])
-        return order
+    def of(self, slots: Slots) -> tuple[list[HeldFile], Numbers]:
+        """Return the files that hold the rows of these slots, and for each slot the number of its row.
+
+        Rows are numbered through all these files. Each of the slots must have a row.
+        """
+        places = self._places[slots]
+        numbers = places >> _ROW_BITS
+        held = [self._files[int(number)] for number in np.flatnonzero(np.bincount(numbers))]
+        ends = np.cumsum([0, *(len(file.slots) for file in held)])
+        starts = np.zeros(self._next, np.int64)
+        starts[[file.number for file in held]] = ends[:-1]
+        return held, starts[numbers] + (places & _ROW)
 
     def rows_of(self, slots: Slots) -> Iterator[RowsOf]:
-        """Yield the rows of these slots, each of which must have one, file by file in the order of `order`."""
+        """Yield the rows of these slots, each of which must have one, file by file."""
         places = np.sort(self._places[slots])
         numbers = places >> _ROW_BITS
         starts = np.flatnonzero(np.diff(numbers, prepend=_ABSENT))
@@ -90,9 +99,8 @@ class Places:
 
     def add(self, file: DataFile, slots: Slots, gone: BitMap64 | None = None) -> HeldFile:
         """Take in a file whose rows are the current rows of these slots; a slot of -1 is a row that is gone."""
-        held = HeldFile(self._next, file, gone or BitMap64(), slots.astype(np.int32))
+        held = HeldFile(self._number(), file, gone or BitMap64(), slots.astype(np.int32))
         self._files[held.number], self._number_of[file.path] = held, held.number
-        self._next += 1
         rows = np.flatnonzero(slots != _ABSENT) if gone else np.arange(len(slots))
         self._make_room(slots)
         self._places[slots[rows]] = (held.number << _ROW_BITS) | rows
@@ -118,6 +126,14 @@ class Places:
         rows = np.arange(len(held.slots))
         self.forget(held.slots[rows[self.current(held, rows)]].astype(np.int64))
         del self._files[held.number], self._number_of[held.file.path]
+        self._free.append(held.number)
+
+    def _number(self) -> int:
+        """Return a number for a file; those of dropped files, which no slot has any more, are used again."""
+        if not self._free:
+            self._free.append(self._next)
+            self._next += 1
+        return self._free.pop()
 
     def _make_room(self, slots: Slots) -> None:
         size = int(slots.max(initial=_ABSENT)) + 1

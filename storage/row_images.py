@@ -9,10 +9,9 @@ have their before-images at the price of local disk.
 import mmap
 import tempfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import IO
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -27,61 +26,76 @@ class RowImages:
 
     def __init__(self, files: TableFiles, schema: pl.Schema, budget: int = _BUDGET) -> None:
         self._files, self._schema, self._budget = files, schema, budget
-        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._frames: OrderedDict[str, pl.DataFrame] = OrderedDict()
         self._bytes = 0
         self._decoded_before: set[str] = set()
         self._spilled: dict[str, IO[bytes]] = {}
 
-    def take(self, file: DataFile, rows: npt.NDArray[np.int64]) -> pa.Table:
-        """Return rows of a file, in the order of their numbers. Raises UnreadableTableError."""
-        return self._table(file).take(pa.array(rows))
+    def rows(self, files: Sequence[DataFile]) -> pl.DataFrame:
+        """Return all rows of these files, one file after the other, without copying any.
+
+        Raises UnreadableTableError.
+        """
+        return pl.concat([self._frame(file) for file in files], rechunk=False)
 
     def keep(self, path: str, rows: pl.DataFrame) -> None:
         """Remember the rows of a file that was just written."""
-        self._keep(path, _arrow(rows))
+        self._keep(path, _compact(rows))
 
     def drop(self, path: str) -> None:
         """Forget a file that is not part of the table any more."""
-        table = self._tables.pop(path, None)
-        self._bytes -= 0 if table is None else table.nbytes
+        frame = self._frames.pop(path, None)
+        self._bytes -= 0 if frame is None else _size(frame)
         self._decoded_before.discard(path)
         if spilled := self._spilled.pop(path, None):
             spilled.close()
 
-    def _table(self, file: DataFile) -> pa.Table:
+    def _frame(self, file: DataFile) -> pl.DataFrame:
         path = file.path
-        if path in self._tables:
-            self._tables.move_to_end(path)
-            return self._tables[path]
+        if path in self._frames:
+            self._frames.move_to_end(path)
+            return self._frames[path]
         if path in self._spilled:
-            table = _mapped(self._spilled[path])
+            frame = _mapped(self._spilled[path])
         else:
-            table = _arrow(self._files.read(file, self._schema))
-            table = self._spill(path, table) if path in self._decoded_before else table
+            frame = self._files.read(file, self._schema)
+            frame = self._spill(path, frame) if path in self._decoded_before else frame
             self._decoded_before.add(path)
-        self._keep(path, table)
-        return table
+        self._keep(path, frame)
+        return frame
 
-    def _keep(self, path: str, table: pa.Table) -> None:
-        self._tables[path] = table
-        self._bytes += table.nbytes
-        while self._bytes > self._budget and len(self._tables) > 1:
-            oldest, gone = self._tables.popitem(last=False)
+    def _keep(self, path: str, frame: pl.DataFrame) -> None:
+        self._frames[path] = frame
+        self._bytes += _size(frame)
+        while self._bytes > self._budget and len(self._frames) > 1:
+            oldest, gone = self._frames.popitem(last=False)
             self._decoded_before.add(oldest)
-            self._bytes -= gone.nbytes
+            self._bytes -= _size(gone)
 
-    def _spill(self, path: str, table: pa.Table) -> pa.Table:
+    def _spill(self, path: str, frame: pl.DataFrame) -> pl.DataFrame:
         file = self._spilled[path] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `drop`
+        table = frame.to_arrow(compat_level=pl.CompatLevel.newest())  # the layout that polars uses without copying
         with pa.ipc.new_file(pa.PythonFile(file, "wb"), table.schema) as writer:
             writer.write_table(table)
         file.flush()
         return _mapped(file)
 
 
-def _mapped(file: IO[bytes]) -> pa.Table:
-    return pa.ipc.open_file(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))).read_all()
+def _mapped(file: IO[bytes]) -> pl.DataFrame:
+    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _frame(pa.ipc.open_file(pa.py_buffer(mapping)).read_all())
 
 
-def _arrow(rows: pl.DataFrame) -> pa.Table:
-    """Return rows as Arrow in one chunk: a polars text that is kept also keeps the whole batch it came from alive."""
-    return rows.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+def _compact(rows: pl.DataFrame) -> pl.DataFrame:
+    """Copy rows into buffers of their own: a polars text that is kept also keeps the whole batch it came from alive."""
+    return _frame(rows.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks())
+
+
+def _size(frame: pl.DataFrame) -> int:
+    return int(frame.estimated_size())
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101 - narrows the union that from_arrow declares
+    return frame

@@ -5,7 +5,9 @@ the upper one with a character above all others at its end, as the protocol allo
 """
 
 import json
+from datetime import datetime, timedelta
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import polars as pl
@@ -13,47 +15,55 @@ import polars as pl
 _INDEXED_COLUMNS = 32  # Delta's default; what is further to the right is seldom filtered by
 _TEXT = 32
 _HIGHEST = "\U0010ffff"
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - instants are UTC throughout
 
 
 def statistics(rows: pl.DataFrame) -> str:
     """Return the `stats` of a data file with these rows, as JSON."""
-    columns = rows.columns[:_INDEXED_COLUMNS]
-    bounded = [name for name in columns if _has_bounds(rows.schema[name])]
-    found = rows.select(
-        *(_shown(pl.col(name).min(), rows.schema[name]).alias(f"<{name}") for name in bounded),
-        *(_shown(pl.col(name).max(), rows.schema[name]).alias(f">{name}") for name in bounded),
-        *(pl.col(name).null_count().alias(f"0{name}") for name in columns if not rows.schema[name].is_nested()),
-    ).row(0, named=True)
-    least = {name: _bound(found[f"<{name}"], top="") for name in bounded}
-    most = {name: _bound(found[f">{name}"], top=_HIGHEST) for name in bounded}
-    known = [name for name in bounded if least[name] is not None and most[name] is not None]
-    nulls = {name[1:]: str(count) for name, count in found.items() if name[0] == "0"}
+    columns = rows.get_columns()[:_INDEXED_COLUMNS]
+    bounds = {column.name: found for column in columns if (found := _bounds(column))}
+    nulls = {column.name: str(column.null_count()) for column in columns if not column.dtype.is_nested()}
+    least = {name: low for name, (low, _) in bounds.items()}
+    most = {name: high for name, (_, high) in bounds.items()}
     return (
-        f'{{"numRecords":{rows.height},"minValues":{_object({name: least[name] for name in known})},'
-        f'"maxValues":{_object({name: most[name] for name in known})},"nullCount":{_object(nulls)}}}'
+        f'{{"numRecords":{rows.height},"minValues":{_object(least)},"maxValues":{_object(most)},'
+        f'"nullCount":{_object(nulls)}}}'
     )
 
 
-def _has_bounds(dtype: pl.DataType) -> bool:
-    return dtype.is_numeric() or dtype == pl.String or dtype.is_temporal()
+def _bounds(column: pl.Series) -> tuple[str, str] | None:
+    """Return the least and greatest value as JSON, None where there are none that JSON can hold."""
+    dtype = column.dtype
+    if dtype == pl.Date or isinstance(dtype, pl.Datetime):
+        physical = column.to_physical()
+        low, high = _time(physical.min(), dtype), _time(physical.max(), dtype)
+    elif dtype.is_numeric() or dtype == pl.String:
+        low, high = _bound(column.min(), top=""), _bound(column.max(), top=_HIGHEST)
+    else:
+        return None
+    return None if low is None or high is None else (low, high)
 
 
-def _shown(bound: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """Return a date or instant as text, the one form that has no limits."""
-    if dtype == pl.Date:
-        return bound.dt.to_string("%Y-%m-%d")
-    return bound.dt.to_string("%Y-%m-%dT%H:%M:%S%.6fZ") if dtype.is_temporal() else bound
+def _time(value: Any, dtype: pl.DataType) -> str | None:
+    """Return a date or instant as text; none outside of the years 1 to 9999, which is all that has a text."""
+    try:
+        if value is None:
+            return None
+        if dtype == pl.Date:
+            return f'"{_EPOCH.date() + timedelta(days=value)}"'
+        return f'"{_EPOCH + timedelta(microseconds=value):%Y-%m-%dT%H:%M:%S.%f}Z"'
+    except OverflowError:
+        return None
 
 
 def _bound(value: Any, top: str) -> str | None:
-    """Return a bound as JSON, None when there is none that JSON can hold."""
     match value:
         case None:
             return None
         case str():
             return json.dumps(value if len(value) <= _TEXT else value[:_TEXT] + top)
         case float():
-            return repr(value) if value - value == 0 else None  # neither NaN nor infinite
+            return repr(value) if isfinite(value) else None
         case Decimal():
             return f"{value:f}"
         case _:

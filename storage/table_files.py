@@ -7,11 +7,13 @@ removes later. Sources: Delta protocol, "Data Files", "Change Data Files", "Dele
 import io
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote
 
 import obstore
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore
 from polars.exceptions import PolarsError
@@ -20,11 +22,14 @@ from pyroaring import BitMap64
 from storage.deletion_vectors import Descriptor, decode, encode
 from storage.delta_actions import Action, DataFile, change_file
 from storage.errors import CorruptVectorError, TransientError, UnreadableTableError
-from storage.object_store import reason
+from storage.object_store import is_local, reason
 from storage.statistics import statistics
 
 _MAX_ROWS = 4_000_000  # of one data file
+_ROW_GROUP = 2**18
 _CHANGE_DATA = "_change_data"
+
+Content = bytes | memoryview
 
 
 class TableFiles:
@@ -38,11 +43,15 @@ class TableFiles:
 
         Raises TransientError.
         """
-        return [self._write(part) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
+        return [self._write(part, _quickly) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
+
+    def write_beside(self, rows: pl.DataFrame) -> list[DataFile]:
+        """Write rows as `write` does, smaller and on this thread alone, which leaves the other cores to the owner."""
+        return [self._write(part, _compactly) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
 
     def write_changes(self, rows: pl.DataFrame) -> Action:
         """Write rows with their `_change_type` as a change-data file. Raises TransientError."""
-        path, content = f"{_CHANGE_DATA}/cdc-{uuid.uuid4()}.parquet", _parquet(rows)
+        path, content = f"{_CHANGE_DATA}/cdc-{uuid.uuid4()}.parquet", _quickly(rows)
         self._put(path, content)
         return change_file(path, len(content))
 
@@ -58,18 +67,17 @@ class TableFiles:
 
         Raises UnreadableTableError.
         """
-        scan = pl.scan_parquet(f"{self._uri}/{unquote(file.path)}", glob=False)
         try:
-            found = scan.collect_schema()
-            columns = [
-                (pl.col(name) if name in found else pl.lit(None)).cast(dtype).alias(name)
-                for name, dtype in schema.items()
-            ]
-            return scan.select(columns).collect()
-        except (PolarsError, OSError) as error:
+            source = pq.ParquetFile(self._source(unquote(file.path)))
+            found = [name for name in schema if name in source.schema_arrow.names]
+            rows = pl.DataFrame(source.read(found, use_threads=False))
+            nothing = pl.repeat(None, source.metadata.num_rows, eager=True)
+            columns = [rows[name] if name in found else nothing.alias(name) for name in schema]
+            return pl.DataFrame(columns).cast(schema)
+        except (PolarsError, pa.ArrowException, BaseError, OSError) as error:
             raise UnreadableTableError(
-                f"{self._uri}: data file {file.path} cannot be read ({error}). Restore the file, or restore the table "
-                "to a version without it"
+                f"{self._uri}: data file {file.path} cannot be read ({reason(error)}). Restore it, or restore the "
+                "table to a version without it"
             ) from error
 
     def vector(self, file: DataFile) -> BitMap64:
@@ -94,19 +102,38 @@ class TableFiles:
         except (BaseError, OSError) as error:
             raise TransientError(f"{self._uri}: files could not be removed: {reason(error)}") from error
 
-    def _write(self, rows: pl.DataFrame) -> DataFile:
-        path, content = f"part-{uuid.uuid4()}.parquet", _parquet(rows)
+    def _write(self, rows: pl.DataFrame, encode_rows: Callable[[pl.DataFrame], Content]) -> DataFile:
+        path, content = f"part-{uuid.uuid4()}.parquet", encode_rows(rows)
         self._put(path, content)
         return DataFile(path, len(content), int(time.time() * 1000), rows.height, statistics(rows))
 
-    def _put(self, path: str, content: bytes | memoryview) -> None:
+    def _put(self, path: str, content: Content) -> None:
         try:
             obstore.put(self._store, path, content)
         except (BaseError, OSError) as error:
             raise TransientError(f"{self._uri}: {path} could not be written: {reason(error)}") from error
 
+    def _source(self, path: str) -> str | pa.PythonFile:
+        """Return what reads a file of ours, of which only the columns asked for are fetched."""
+        return f"{self._uri}/{path}" if is_local(self._uri) else pa.PythonFile(obstore.open_reader(self._store, path))
 
-def _parquet(rows: pl.DataFrame) -> memoryview:
+
+def _quickly(rows: pl.DataFrame) -> memoryview:
+    """Return rows as Parquet with all cores: what the owner writes and waits for, and soon writes again."""
     buffer = io.BytesIO()
-    rows.write_parquet(buffer, compression="zstd", compression_level=1)
+    rows.write_parquet(buffer, compression="lz4")
+    return buffer.getbuffer()
+
+
+def _compactly(rows: pl.DataFrame) -> memoryview:
+    """Return rows as Parquet, smaller, with one core."""
+    buffer = io.BytesIO()
+    texts = [name for name, dtype in rows.schema.items() if dtype == pl.String]
+    pq.write_table(
+        rows.to_arrow(compat_level=pl.CompatLevel.oldest()),
+        buffer,
+        compression="zstd",
+        use_dictionary=texts,
+        row_group_size=_ROW_GROUP,
+    )
     return buffer.getbuffer()

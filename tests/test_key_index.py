@@ -1,6 +1,6 @@
 """Keys against a plain dict, whatever they are and however badly they hash; and a hash that never changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import Any
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import key_index, slot_rows
-from operators.hashing import Hashes, hash_rows
+from operators.hashing import Hashes, hash_columns, hash_rows
 from operators.key_index import KeyIndex
 from operators.slot_rows import SlotRows
 
@@ -48,7 +48,7 @@ def test_every_key_has_one_slot_however_many_share_a_hash(
 ) -> None:
     slots: dict[Key, int] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_index, "hash_rows", lambda rows: weaken(hash_rows(rows)))
+        patch.setattr(key_index, "hash_columns", lambda columns: weaken(hash_columns(columns)))
         index = KeyIndex(SCHEMA.names())
         for batch in batches:
             for key, slot in zip(batch, index.admit(keys_frame(batch)).tolist(), strict=True):
@@ -61,11 +61,11 @@ def test_every_key_has_one_slot_however_many_share_a_hash(
 def test_the_index_grows_over_many_capacities_and_stays_exact(shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `shared` 50, every 50th key has its hash in common with others."""
 
-    def crowded(rows: pl.DataFrame) -> Hashes:
-        hashes, numbers = hash_rows(rows), rows["n"].to_numpy()
+    def crowded(columns: Sequence[pl.Series]) -> Hashes:
+        hashes, numbers = hash_columns(columns), columns[0].to_numpy()
         return np.where((shared > 1) & (numbers % shared == 0), np.uint64(7), hashes)
 
-    monkeypatch.setattr(key_index, "hash_rows", crowded)
+    monkeypatch.setattr(key_index, "hash_columns", crowded)
     index = KeyIndex(["n"])
     order = np.random.default_rng(1).permutation(20_000)
     for start, end in [(0, 1), (1, 600), (600, 700), (700, 15_000), (15_000, 20_000)]:
