@@ -46,12 +46,15 @@ def live_rows(file: DataFile) -> int:
     return file.rows - (file.vector.cardinality if file.vector else 0)
 
 
-def choose(files: Iterable[DataFile]) -> list[DataFile]:
-    """Return the files to compact next, none when the table is in shape."""
+def choose(files: Iterable[DataFile], enough: int) -> list[DataFile]:
+    """Return the files to compact next, none when the table is in shape; files of `enough` live rows stay as they are.
+
+    What is enough depends on how the table is used: a merge costs something for every file of its table, a scan hardly.
+    """
     known = [file for file in files if file.rows >= 0]
     tiers: dict[int, list[DataFile]] = {}
     for file in known:
-        if live_rows(file) <= _MAX_ROWS // _FAN_IN:
+        if live_rows(file) < enough:
             tiers.setdefault(_tier(live_rows(file)), []).append(file)
     full = [tier for tier, members in tiers.items() if len(members) >= _FAN_IN]
     if full:

@@ -38,6 +38,9 @@ _SWEEPS = 4  # in the time of a retention
 class Mover(Protocol):
     """Whoever commits a compaction and keeps track of the rows that moved."""
 
+    enough_rows: int
+    """How many live rows a data file should have; see `compaction.choose`."""
+
     def move(self, compacted: Compacted, /) -> None:
         """Put compacted files in place. Raises StaleCompactionError, and what `Table.commit_edit` raises."""
         ...
@@ -85,7 +88,7 @@ class Maintenance:
         """
         self._table.refresh()
         before = len(self._table.data_files)
-        while chosen := choose(self._table.data_files):
+        while chosen := choose(self._table.data_files, self._mover.enough_rows):
             self._compaction(chosen)()()
         self._checkpoint()()
         removed = self._swept_now()
@@ -97,7 +100,7 @@ class Maintenance:
             return self._checkpoint()
         if time.monotonic() - self._swept > self._retention.total_seconds() / _SWEEPS:
             return self._sweep()
-        chosen = choose(self._table.data_files)
+        chosen = choose(self._table.data_files, self._mover.enough_rows)
         return self._compaction(chosen) if chosen else None
 
     def _finish(self, job: Future[_Done]) -> None:

@@ -43,6 +43,8 @@ class _Moved:
 class RowLocator:
     """Where the row of every key of one table is. `load` comes first, once; used by one thread at a time."""
 
+    enough_rows = 1_000_000
+
     def __init__(self, table: OwnedTable) -> None:
         self._table = table
         self._places = Places()

@@ -77,6 +77,8 @@ class Table:
     UnreadableTableError when there is no table, UnsupportedTableError.
     """
 
+    enough_rows = 100_000
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.store = open_store(uri)
