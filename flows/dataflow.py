@@ -1,5 +1,6 @@
 """The dataflow of a pipeline, top to bottom, one step a line."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ from storage.records import Topic
 
 _BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
+_GARBAGE = 200_000  # objects made between two looks at the youngest
 _IN_FLIGHT_BYTES = 256 * 2**20
 
 
@@ -45,6 +47,7 @@ class Run:
 
 def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
     """Return the dataflow of these tables. Raises SourceError when a topic cannot be reached."""
+    _collect_seldom()
     flow, stopping = Dataflow(run.pipeline), Stopping()
     for silver in silvers:
         changes = _keep_silver(flow, silver, run, stopping)  # (silver, Handover)
@@ -104,6 +107,11 @@ def _reading(silver: Silver, topic: Topic, run: Run) -> Reading:
     max_rows, share = run.batching.max_rows, max(1, len(partitions))
     limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // share), _IN_FLIGHT_BYTES // share)
     return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
+
+
+def _collect_seldom() -> None:
+    """Let the garbage collector look for cycles less often: every record read is an object, and none is part of one."""
+    gc.set_threshold(_GARBAGE, 20, 50)
 
 
 def _rows(batch: EventBatch) -> int:
