@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -28,7 +28,7 @@ from tests.kafka_process import KafkaProcess
 
 _RUNS = 3
 _BACKLOG, _KEYS = 2_000_000, 100_000
-_RATE, _SECONDS = 20_000, 20
+_RATE, _WARM_UP, _SECONDS = 20_000, 6, 20  # after the warm-up every key is known
 _WORKERS = 2
 _MANY_EVENTS, _MANY_KEYS = 5_000_000, 1_000_000
 _TICK = 0.02  # seconds between two bursts of the steady load
@@ -76,10 +76,10 @@ def _freshness(broker: Broker, seconds: int) -> None:
     broker.create_topic("steady", PARTITIONS)
     with tempfile.TemporaryDirectory() as lake:
         process = _child(broker, "steady", "tailing", lake)
-        _send_steadily(broker, "steady", 2)
+        load = pl.concat(change_events(_RATE * (_WARM_UP + seconds), _KEYS))
         _wait_for_gold(Path(lake))
-        since = datetime.now(UTC)
-        _send_steadily(broker, "steady", seconds)
+        since = datetime.now(UTC) + timedelta(seconds=_WARM_UP)
+        _send_steadily(broker, "steady", load)
         until = datetime.now(UTC)
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
@@ -136,21 +136,19 @@ def _produce(producer: Producer, topic: str, frame: pl.DataFrame) -> None:
     producer.poll(0)
 
 
-def _send_steadily(broker: Broker, topic: str, seconds: int) -> None:
+def _send_steadily(broker: Broker, topic: str, load: pl.DataFrame) -> None:
     producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "linger.ms": 2})
-    frame = pl.concat(change_events(_RATE * seconds, _KEYS, seed=seconds))
     burst, began = int(_RATE * _TICK), time.monotonic()
-    for number, start in enumerate(range(0, frame.height, burst)):
+    for number, start in enumerate(range(0, load.height, burst)):
         time.sleep(max(0.0, began + number * _TICK - time.monotonic()))
-        _produce(producer, topic, frame[start : start + burst])
+        _produce(producer, topic, load[start : start + burst])
     producer.flush()
 
 
 def _wait_for_gold(lake: Path) -> None:
     log = lake / "gold/revenue_by_country_hour/_delta_log"
-    while not list(log.glob("*2.json")):
+    while not list(log.glob("*0.json")):
         time.sleep(0.2)
-    time.sleep(2)
 
 
 def _child(broker: Broker, topic: str, flow: str, lake: str) -> subprocess.Popen[str]:

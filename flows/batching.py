@@ -1,16 +1,24 @@
 """When a stage commits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """A stage commits at `max_rows` waiting, or when the first of them has waited for `max_delay`.
+    """A stage commits at `max_rows` waiting, or when the first of them has waited long enough.
 
-    Where a commit takes longer than that, the stage waits as long as its last commit took: work that piles up is
-    done in fewer, larger commits.
+    The first commits at once after a pause. Then commits begin at least `max_delay` apart, and three times as far
+    apart as the last one took: work that piles up is done in fewer, larger commits.
     """
 
     max_rows: int
     max_delay: timedelta
+
+    def at_once(self) -> "Batching":
+        """Return the same for a later stage, which is given committed batches and adds no delay of its own."""
+        return replace(self, max_delay=timedelta(0))
+
+    def due(self, now: float, began: float, took: float) -> float:
+        """Return when to commit what came `now`, after a commit that `began` then and `took` so long, in seconds."""
+        return max(now, began + max(self.max_delay.total_seconds(), 3 * took))

@@ -26,7 +26,7 @@ from flows.stopping import Stopping
 from storage.errors import HoleError
 from storage.owned_table import read_positions
 from storage.positions import partition_id
-from storage.records import Topic
+from storage.records import Records, Topic
 
 _BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
@@ -62,18 +62,19 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     topic, name = silver.source.open(run.settings), silver.name
     reading = _reading(silver, topic, run)
     partitions = [partition_id(topic.name, partition) for partition in reading.partitions]
+    at_once = run.batching.at_once()
     progress = Progress(partial(read_positions, run.lake.silver(name), run.pipeline, partitions))
     reading.check()
-    stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions)
-    merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
     decode = Decoding(silver.decoder, silver.schema)
+    stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
+    merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
 
     records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
-    events = op.map(f"decode_{name}", records, decode)  # EventBatch
-    to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch)
+    events = op.map(f"decode_{name}", records, decode)  # EventBatch, or few Records
+    to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch or Records)
     staged = op.stateful_batch(f"stage_{name}", to_stage, lambda _: StageLogic(stage, _rows, run.batching))
     to_merge = op.map(f"to_silver_{name}", staged, lambda keyed: (f"silver/{name}", keyed[1]))  # (table, EventBatch)
-    merged = op.stateful_batch(f"merge_{name}", to_merge, lambda _: StageLogic(merge, _rows, run.batching))
+    merged = op.stateful_batch(f"merge_{name}", to_merge, lambda _: StageLogic(merge, _rows, at_once))
     changes = op.key_rm(f"changes_of_{name}", merged)  # Handover
     op.output(f"merged_{name}", changes, Discard())
     return changes
@@ -81,10 +82,10 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
 
 def _keep_gold(kpi: Kpi, changes: Stream[Handover], run: Run) -> None:
     refresh = partial(GoldStage, kpi, run.lake, run.pipeline)
-    name = kpi.name
+    name, at_once = kpi.name, run.batching.at_once()
 
     to_refresh = op.key_on(f"to_gold_{name}", changes, lambda _: f"gold/{name}")  # (table, Handover)
-    refreshed = op.stateful_batch(f"refresh_{name}", to_refresh, lambda _: StageLogic(refresh, _no_rows, run.batching))
+    refreshed = op.stateful_batch(f"refresh_{name}", to_refresh, lambda _: StageLogic(refresh, _no_rows, at_once))
     op.output(f"refreshed_{name}", refreshed, Discard())
 
 
@@ -114,8 +115,8 @@ def _collect_seldom() -> None:
     gc.set_threshold(_GARBAGE, 20, 50)
 
 
-def _rows(batch: EventBatch) -> int:
-    return batch.events.height
+def _rows(batch: EventBatch | Records) -> int:
+    return batch.events.height if isinstance(batch, EventBatch) else len(batch)
 
 
 def _no_rows(_: Handover) -> int:

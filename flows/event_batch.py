@@ -13,6 +13,8 @@ from operators.schema import Schema
 from storage.positions import Range, partition_id
 from storage.records import Headers, Records
 
+_SMALL = 4_000  # records
+_REJECTED = pl.Schema({"_row": pl.Int64(), "stage": pl.String(), "reason": pl.String()})
 _YEAR_10000 = 253_402_300_800_000  # milliseconds since the epoch
 POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
 QUARANTINE = pl.Schema(
@@ -84,30 +86,74 @@ def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
 
 
 class Decoding:
-    """The step that decodes records of one table; shared by the workers of a process, each with its own decoder."""
+    """The step that decodes records of one table; shared by the workers of a process, each with its own decoder.
+
+    A batch costs some milliseconds however few records it has. So small ones are left as they are, to be decoded
+    together with others when they are committed.
+    """
 
     def __init__(self, build: Callable[[], Decoder], schema: Schema) -> None:
         self._build, self._schema = build, schema
         self._local = threading.local()
 
-    def __call__(self, records: Records) -> EventBatch:
-        """Return the change events of `records`."""
+    def __call__(self, records: Records) -> EventBatch | Records:
+        """Return the change events of `records`, or a small batch of records itself."""
+        return records if len(records) < _SMALL else decode_records(records, self._decoder, self._schema)
+
+    def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
+        """Return the change events of all batches; those of one partition stay in their order."""
+        runs: list[list[Records] | EventBatch] = []
+        open_runs: dict[int, list[Records]] = {}
+        for batch in batches:
+            if isinstance(batch, EventBatch):
+                runs.append(batch)
+                open_runs.pop(batch.partition, None)
+            elif batch.partition in open_runs:
+                open_runs[batch.partition].append(batch)
+            else:
+                run = open_runs[batch.partition] = [batch]
+                runs.append(run)
+        waiting = [Records.joined(run) for run in runs if isinstance(run, list)]
+        decoded = iter(decode_together(waiting, self._decoder, self._schema) if waiting else ())
+        return [run if isinstance(run, EventBatch) else next(decoded) for run in runs]
+
+    @property
+    def _decoder(self) -> Decoder:
         if not hasattr(self._local, "decoder"):
             self._local.decoder = self._build()
-        return decode_records(records, self._local.decoder, self._schema)
+        found: Decoder = self._local.decoder
+        return found
 
 
 def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
     """Turn records into change events; a record that cannot be one becomes a reject and costs no other."""
-    if not len(records):
-        events = pl.DataFrame(schema=staging_schema(schema))
-        rejects = pl.DataFrame(schema=QUARANTINE)
+    (batch,) = decode_together([records], decoder, schema)
+    return batch
+
+
+def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema) -> list[EventBatch]:
+    """Turn batches of records into as many batches of change events, at the price of one."""
+    keys = [key for batch in batches for key in batch.keys] if len(batches) > 1 else batches[0].keys
+    values = [value for batch in batches for value in batch.values] if len(batches) > 1 else batches[0].values
+    if not keys:
+        events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
     else:
-        decoded = decoder.decode(records.keys, records.values)
-        origin = _origin(records)
-        events = _events(origin, decoded.events, decoded.rejects["_row"], schema)
-        rejects = _rejects(origin, records, decoded.rejects)
-    return EventBatch(records.topic, records.partition, records.start, records.end, events, rejects)
+        decoded = decoder.decode(keys, values)
+        rejected = decoded.rejects.with_columns(pl.col("_row").cast(pl.Int64))
+        origin = pl.concat([_origin(batch) for batch in batches])
+        events = _events(origin, decoded.events, rejected["_row"], schema)
+    ends = np.cumsum([0, *map(len, batches)]).tolist()
+    return [
+        EventBatch(
+            batch.topic,
+            batch.partition,
+            batch.start,
+            batch.end,
+            events[start:end],
+            _rejects(batch, rejected, start, end),
+        )
+        for batch, start, end in zip(batches, ends, ends[1:], strict=False)
+    ]
 
 
 def _origin(records: Records) -> pl.DataFrame:
@@ -143,10 +189,12 @@ def _events(origin: pl.DataFrame, decoded: pl.DataFrame, rejected: pl.Series, sc
     )
 
 
-def _rejects(origin: pl.DataFrame, records: Records, rejects: pl.DataFrame) -> pl.DataFrame:
-    if not rejects.height:
+def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+    """Return what cannot be rows of one batch, whose records are those from `start` to `end` of all."""
+    mine = rejected.filter(pl.col("_row").is_between(start, end, closed="left")) if rejected.height else rejected
+    if not mine.height:
         return pl.DataFrame(schema=QUARANTINE)
-    rows = rejects["_row"].to_list()
+    rows = (mine["_row"] - start).to_list()
     raw = pl.DataFrame(
         {
             "key": pl.Series([records.keys[row] for row in rows], dtype=pl.Binary),
@@ -154,7 +202,7 @@ def _rejects(origin: pl.DataFrame, records: Records, rejects: pl.DataFrame) -> p
             "headers": pl.Series([_headers_text(records.headers, row) for row in rows], dtype=pl.String),
         }
     )
-    return pl.concat([origin[np.array(rows)], raw, rejects.select("stage", "reason")], how="horizontal").select(
+    return pl.concat([_origin(records)[np.array(rows)], raw, mine.select("stage", "reason")], how="horizontal").select(
         QUARANTINE.names()
     )
 

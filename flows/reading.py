@@ -12,8 +12,9 @@ from flows.stopping import Stopping
 from storage.positions import partition_id
 from storage.records import Records, Topic
 
-_READ_SECONDS = 0.002  # other partitions of the worker wait meanwhile
-_IDLE = timedelta(milliseconds=3)
+_READ_SECONDS = 0.0  # the stages of the worker would wait meanwhile
+_IDLE = timedelta(milliseconds=10)
+_FEW = 2_000  # records
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
             return []
         self._position = records.end
         self._in_flight.emitted(records.end, len(records), records.nbytes)
+        if len(records) < _FEW:  # all there is: a moment later there is a batch worth reading
+            self._awake = datetime.now(UTC) + _IDLE
         return [records]
 
     def next_awake(self) -> datetime | None:

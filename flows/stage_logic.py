@@ -36,22 +36,23 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
             self._stage = stage()
         self._waiting: list[_In] = []
         self._waiting_rows = 0
-        self._due: datetime | None = None
-        self._delay = batching.max_delay
+        self._due: float | None = None  # this and the next two by the clock that never jumps
+        self._began = time.monotonic()
+        self._took = 0.0
 
     def on_batch(self, values: list[_In]) -> tuple[Sequence[_Out], bool]:
         """Take inputs in; commit when there are enough, or none of them has rows."""
         self._waiting += values
         self._waiting_rows += sum(map(self._rows, values))
-        now = datetime.now(UTC)
-        self._due = self._due or now + self._delay
+        now = time.monotonic()
+        self._due = self._due or self._batching.due(now, self._began, self._took)
         if self._waiting_rows == 0 or self._waiting_rows >= self._batching.max_rows or now >= self._due:
             return self._advance(), StatefulBatchLogic.RETAIN
         return [], StatefulBatchLogic.RETAIN
 
     def on_notify(self) -> tuple[Sequence[_Out], bool]:
         """Commit what has waited long enough."""
-        if self._due is None or datetime.now(UTC) < self._due:
+        if self._due is None or time.monotonic() < self._due:
             return [], StatefulBatchLogic.RETAIN
         return self._advance(), StatefulBatchLogic.RETAIN
 
@@ -61,7 +62,7 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
 
     def notify_at(self) -> datetime | None:
         """Return when the oldest input has waited long enough."""
-        return self._due
+        return None if self._due is None else datetime.now(UTC) + timedelta(seconds=self._due - time.monotonic())
 
     def snapshot(self) -> None:
         """Return nothing: the table holds the position."""
@@ -70,8 +71,8 @@ class StageLogic(StatefulBatchLogic[_In, _Out, None], Generic[_In, _Out]):
         waiting, self._waiting, self._waiting_rows, self._due = self._waiting, [], 0, None
         if not waiting:
             return []
-        began = time.monotonic()
+        self._began = time.monotonic()
         with announced():
             done = list(self._stage.advance(waiting))
-        self._delay = max(self._batching.max_delay, timedelta(seconds=time.monotonic() - began))
+        self._took = time.monotonic() - self._began
         return done

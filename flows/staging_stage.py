@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import polars as pl
 
-from flows.event_batch import EventBatch, joined_ranges
+from flows.event_batch import Decoding, EventBatch, joined_ranges
 from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
@@ -13,6 +13,7 @@ from flows.tables import quarantine_table, staging_table
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
+from storage.records import Records
 from storage.staging import first_staged
 
 
@@ -65,12 +66,16 @@ class StagingStage:
     a partition that had none since stands where it stood.
     """
 
-    def __init__(self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str]) -> None:
+    def __init__(
+        self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str], decoding: Decoding
+    ) -> None:
         self._silver, self._lake, self._pipeline, self._partitions = silver, lake, pipeline, partitions
+        self._decoding = decoding
         self._open()
 
-    def advance(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
-        """Commit what is new of `batches` and return it, durable."""
+    def advance(self, inputs: Sequence[EventBatch | Records]) -> list[EventBatch]:
+        """Commit what is new of `inputs` and return it, durable."""
+        batches = self._decoding.rest(inputs)
         return advance(lambda: self._commit(batches), self._open)
 
     def _open(self) -> None:

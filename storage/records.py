@@ -42,6 +42,23 @@ class Records:
         return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
 
     @classmethod
+    def joined(cls, parts: Sequence["Records"]) -> "Records":
+        """Return batches of one partition, each of which begins where the one before ends, as one."""
+        first, last = parts[0], parts[-1]
+        headers = [[*(part.headers or [None] * len(part))] for part in parts]
+        return cls(
+            first.topic,
+            first.partition,
+            first.start,
+            last.end,
+            np.concatenate([part.offsets for part in parts]),
+            np.concatenate([part.timestamps for part in parts]),
+            [key for part in parts for key in part.keys],
+            [value for part in parts for value in part.values],
+            [each for part in headers for each in part] if any(part.headers for part in parts) else None,
+        )
+
+    @classmethod
     def empty(cls, topic: str, partition: int, position: int) -> "Records":
         """Build a batch that covers nothing and stands at `position`."""
         nothing = np.empty(0, np.int64)

@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
 
-from flows import Debezium, EventLog, Json, Silver
+from flows import Debezium, EventLog, Json, Silver, event_batch
 from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
 from operators.decode import Decoder
 from storage.records import Records
@@ -67,8 +69,39 @@ def test_each_thread_decodes_with_a_decoder_of_its_own() -> None:
         return built[-1]
 
     step = Decoding(build, table.schema)
-    threads = [threading.Thread(target=lambda: [step(records(GOOD)) for _ in range(3)]) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: [step.rest([step(records(GOOD))]) for _ in range(3)]) for _ in range(2)]
     for thread in threads:
         thread.start()
         thread.join()
     assert len(built) == 2
+
+
+def test_small_batches_decoded_together_are_what_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two partitions; one has a large batch between its small ones, and a record with headers that is refused."""
+    monkeypatch.setattr(event_batch, "_SMALL", 4)
+    table = silver(EventLog("things", format=Json()))
+    step = Decoding(table.decoder, table.schema)
+
+    def part(partition: int, start: int, *values: bytes | None) -> Records:
+        offsets = np.arange(start, start + len(values))
+        headers = [(("source", b"desk"),)] * len(values) if b"{" in values else None
+        keys = [b'{"id": %d}' % offset for offset in offsets]
+        return Records("things", partition, start, start + len(values), offsets, offsets, keys, values, headers)
+
+    small = [part(0, 0, GOOD, None), part(1, 5, b"{", GOOD), part(0, 2, b'{"id": 2}'), part(1, 7), part(0, 8, b"[]")]
+    large = part(0, 3, *[GOOD] * 5)
+    told = [*small[:4], large, small[4]]
+    together = step.rest([step(each) for each in told])
+    alone = [decode_records(each, table.decoder(), table.schema) for each in told]
+    assert [(batch.partition, batch.start, batch.end) for batch in together] == [
+        (0, 0, 3),
+        (1, 5, 7),
+        (0, 3, 8),
+        (0, 8, 9),
+    ]
+    for partition in (0, 1):
+        for frame in ("events", "rejects"):
+            mine = pl.concat([getattr(batch, frame) for batch in together if batch.partition == partition])
+            theirs = pl.concat([getattr(batch, frame) for batch in alone if batch.partition == partition])
+            assert_frame_equal(mine, theirs)
+    assert together[1].rejects["headers"].to_list() == ['[["source", "desk"]]']

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from flows import Count, EventLog, Json, Kpi, Silver
-from flows.event_batch import EventBatch, decode_records
+from flows.event_batch import Decoding, EventBatch, decode_records
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
 from flows.lake import Lake
@@ -32,7 +32,7 @@ class Chain:
     def __init__(self, lake: Path, start: int = 0) -> None:
         where, partitions = Lake(str(lake)), ["things/0"]
         self._decoder = THINGS.decoder()
-        self._staging = StagingStage(THINGS, where, "demo", partitions)
+        self._staging = StagingStage(THINGS, where, "demo", partitions, Decoding(THINGS.decoder, THINGS.schema))
         self._next = start
         self.advance()
         self._silver = SilverStage(THINGS, where, "demo", partitions, Progress(dict))
