@@ -69,7 +69,8 @@ class DeltaLog:
     def commit(self, version: int, actions: Sequence[Action], info: Mapping[str, Any]) -> None:
         """Write `actions` and a `commitInfo` with `info` as `version`.
 
-        Raises CommitRaceError when another entry has that version, and TransientError when nothing was written.
+        Raises CommitRaceError when another entry has that version, and TransientError when nothing was written or
+        nobody can tell; `info` may have a `txnId` to know the entry by.
         """
         commit_info = {"timestamp": int(time.time() * 1000), "txnId": str(uuid.uuid4()), **info}
         lines = [{"commitInfo": commit_info}, *actions]
