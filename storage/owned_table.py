@@ -50,6 +50,7 @@ class OwnedTable(Table):
     def __init__(self, uri: str, declaration: Declaration) -> None:
         check_writable(uri)
         self._declaration = declaration
+        self._claimed = False
         super().__init__(uri)
         check_snapshot(uri, self._snapshot, declaration)
         self._epoch = self._snapshot.transactions.get(self._app_id("owner"), 0) + 1
@@ -89,6 +90,7 @@ class OwnedTable(Table):
         ours = {"owner": self._epoch, "definition": self._declaration.digest}
         transactions = {self._app_id(name): version for name, version in {**commit.positions, **ours}.items()}
         self.commit_edit(edit, transactions, {LEDGER: json.dumps(commit.ledger, separators=(",", ":"))})
+        self._claimed = True  # from now on nobody else commits with our epoch
 
     def _check_foreign(self, version: int, actions: Sequence[Action]) -> None:
         owner = self._app_id("owner")
@@ -102,7 +104,7 @@ class OwnedTable(Table):
 
     def _check_outrun(self, snapshot: Snapshot) -> None:
         epoch = snapshot.transactions.get(self._app_id("owner"), 0)
-        if epoch >= self._epoch:
+        if epoch > self._epoch or (epoch == self._epoch and not self._claimed):
             self._stop(epoch, snapshot.version)
 
     def _stop(self, epoch: int, version: int) -> NoReturn:
