@@ -45,9 +45,9 @@ def fault(kind: Outcome | None, at: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def before_the_next_entry(act: Callable[[], object]) -> Iterator[None]:
-    """Let someone else act in the last moment before the next log entry is put."""
-    put, waiting = obstore.put, [act]
+def before_the_next_entry(act: Callable[[], object], times: int = 1) -> Iterator[None]:
+    """Let someone else act in the last moment before the next log entry is put, and before some after it."""
+    put, waiting = obstore.put, [act] * times
 
     def late_put(store: Any, path: str, *content: Any, **how: Any) -> None:
         if _is_entry(path) and waiting:
