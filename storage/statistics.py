@@ -1,7 +1,8 @@
 """Column statistics of a data file, by which readers skip it.
 
 Source: Delta protocol, "Per-file Statistics". Bounds are exact, except those of long texts: shortened to 32 characters,
-the upper one with a character above all others at its end, as the protocol allows.
+the upper one with a character above all others at its end, as the protocol allows. A column with a NaN has none: some
+engines take it for greater than all numbers, and all believe what bounds seem to say about it.
 """
 
 import json
@@ -20,8 +21,8 @@ def statistics(rows: pl.DataFrame) -> str:
     columns = rows.columns[:_INDEXED_COLUMNS]
     bounded = [name for name in columns if _has_bounds(rows.schema[name])]
     found = rows.select(
-        *(_shown(pl.col(name).min(), rows.schema[name]).alias(f"<{name}") for name in bounded),
-        *(_shown(pl.col(name).max(), rows.schema[name]).alias(f">{name}") for name in bounded),
+        *(_least(pl.col(name), rows.schema[name]).alias(f"<{name}") for name in bounded),
+        *(_most(pl.col(name), rows.schema[name]).alias(f">{name}") for name in bounded),
         *(pl.col(name).null_count().alias(f"0{name}") for name in columns if not rows.schema[name].is_nested()),
     ).row(0, named=True)
     least = {name: _bound(found[f"<{name}"], top="") for name in bounded}
@@ -38,6 +39,14 @@ def _has_bounds(dtype: pl.DataType) -> bool:
     return dtype.is_numeric() or dtype == pl.String or dtype.is_temporal()
 
 
+def _least(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    return column.nan_min() if dtype.is_float() else _shown(column.min(), dtype)
+
+
+def _most(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    return column.nan_max() if dtype.is_float() else _shown(column.max(), dtype)
+
+
 def _shown(bound: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     """Return a date or instant as text, the one form that has no limits."""
     if dtype == pl.Date:
@@ -51,13 +60,21 @@ def _bound(value: Any, top: str) -> str | None:
         case None:
             return None
         case str():
-            return json.dumps(value if len(value) <= _TEXT else value[:_TEXT] + top)
+            return _text_bound(value, top)
+        case float() if value == 0:
+            return "0.0" if top else "-0.0"  # engines differ in whether these two are equal
         case float():
             return repr(value) if value - value == 0 else None  # neither NaN nor infinite
         case Decimal():
             return f"{value:f}"
         case _:
             return str(value)
+
+
+def _text_bound(value: str, top: str) -> str | None:
+    if len(value) <= _TEXT:
+        return json.dumps(value)
+    return None if top and value[_TEXT] == top else json.dumps(value[:_TEXT] + top)
 
 
 def _object(values: dict[str, Any]) -> str:
