@@ -30,7 +30,7 @@ from storage.snapshot import Snapshot, check_supported
 
 _LOG = "_delta_log"
 _ENTRY = re.compile(r"(\d{20})\.json")
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.\d{10})?\.parquet")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet")
 
 
 class DeltaLog:
@@ -126,16 +126,23 @@ class DeltaLog:
         raise CommitRaceError(f"{self._place}: another commit came before ours at version {version}")
 
     def _listed(self) -> tuple[set[int], dict[int, list[str]]]:
+        """Return the versions of entries, and the files of each checkpoint of which no part is missing."""
         entries: set[int] = set()
-        checkpoints: dict[int, list[str]] = {}
-        for batch in obstore.list(self._store, prefix=_LOG):
-            for item in batch:
-                name = item["path"].rpartition("/")[2]
-                if found := _ENTRY.fullmatch(name):
-                    entries.add(int(found[1]))
-                elif found := _CHECKPOINT.fullmatch(name):
-                    checkpoints.setdefault(int(found[1]), []).append(item["path"])
-        return entries, checkpoints
+        parts: dict[tuple[int, int], list[str]] = {}
+        for path in self._paths():
+            name = path.rpartition("/")[2]
+            if found := _ENTRY.fullmatch(name):
+                entries.add(int(found[1]))
+            elif found := _CHECKPOINT.fullmatch(name):
+                parts.setdefault((int(found[1]), int(found[2] or 1)), []).append(path)
+        whole = {version: paths for (version, count), paths in parts.items() if len(paths) == count}
+        return entries, whole
+
+    def _paths(self) -> list[str]:
+        try:
+            return [item["path"] for batch in obstore.list(self._store, prefix=_LOG) for item in batch]
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._place}: the Delta log could not be listed: {reason(error)}") from error
 
     def _checkpointed(self, paths: Sequence[str]) -> list[Action]:
         actions: list[Action] = []
