@@ -17,22 +17,24 @@ while nothing can be read any more.
 
 
 @contextmanager
-def fault(kind: Outcome | None, at: Path | None = None) -> Iterator[None]:
+def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000) -> Iterator[None]:
     """Let the next log entries fail so, of every table or of the one at a path."""
-    put, get = obstore.put, obstore.get
+    put, get, left = obstore.put, obstore.get, times
     unread = {"unsure": 1, "unknown": 1_000_000}.get(kind or "", 0)
 
     def broken_put(store: Any, path: str, *content: Any, **how: Any) -> None:
-        if not _is_entry(path) or (at and _place(store) != at):
+        nonlocal left
+        if not left or not _is_entry(path) or (at and _place(store) != at):
             put(store, path, *content, **how)
             return
+        left -= 1
         if kind != "lost":
             put(store, path, *content, **how)
         raise OSError(5, "Input/output error")
 
     def broken_get(store: Any, path: str, *how: Any) -> Any:
         nonlocal unread
-        if unread and not (at and _place(store) != at):
+        if left < times and unread and not (at and _place(store) != at):
             unread -= 1
             raise OSError(5, "Input/output error")
         return get(store, path, *how)
