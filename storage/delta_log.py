@@ -154,14 +154,17 @@ class DeltaLog:
         return actions
 
     def _apply_entry(self, snapshot: Snapshot, version: int) -> None:
-        if version != snapshot.version + 1:
+        actions = self._entry(version) if version == snapshot.version + 1 else None
+        if actions is None:
             raise self._unreadable(f"version {snapshot.version + 1} is missing")
-        snapshot.take(version, self._entry(version) or [])
+        snapshot.take(version, actions)
 
     def _entry(self, version: int) -> list[Action] | None:
         content = self._get(self._path(version))
         if content is None:
             return None
+        if not content.strip():
+            raise self._unreadable(f"version {version} is not whole: it is empty")
         try:
             return [json.loads(line) for line in content.splitlines() if line.strip()]
         except ValueError as error:
