@@ -43,17 +43,19 @@ class History:
         self.chance = random.Random(f"readers {vectors}")
         self.owner = KeyedTable(uri, SCHEMA, KEYS, vectors=vectors)
         self.model: dict[Row, Row] = {}
-        self.first, self.version = 0, 0
+        self.first, self.version, self.steps = 0, 0, 0
         self.states: dict[int, list[Row]] = {0: []}
         self.changes: dict[int, list[Row]] = {}
         self._merge({(number, "CH"): self._row((number, "CH")) for number in range(FIRST_ROWS)}, set())
 
     def step(self) -> None:
-        merge = self.chance.choices([True, False], [3, 1])[0]
-        if merge:
+        """Merge three times, then do one thing that leaves the rows as they are."""
+        others = [self._compact, self._optimize, self._sweep, self._checkpoint, self._reopen, self._compact]
+        self.steps += 1
+        if self.steps % 4:
             self._merge(*self._drawn())
         else:
-            self.chance.choice([self._compact, self._sweep, self._checkpoint, self._optimize, self._reopen])()
+            others[self.steps // 4 % len(others) - 1]()
         self._note_moves()
 
     def _drawn(self) -> tuple[dict[Row, Row], set[Row]]:
