@@ -79,9 +79,7 @@ class DataFile:
 
 
 def _loose(stats: str, rows: int) -> str:
-    """Return statistics that do not claim tight bounds, as the text they are: numbers in them have more digits than
-    a float.
-    """
+    """Return statistics that do not claim tight bounds; as a text, as numbers in them have more digits than floats."""
     if stats.startswith(_LOOSE):
         return stats
     found = json.loads(stats)

@@ -215,7 +215,7 @@ def test_a_store_that_does_not_answer_is_no_damaged_table(
     before = contents(path)
     with monkeypatch.context() as patch:
         patch.setattr(obstore, call, silent)
-        with pytest.raises(TransientError, match="rooms: .*the connection was reset"):
+        with pytest.raises(TransientError, match=r"rooms: .*the connection was reset"):
             opened(path)
     assert contents(path) == before
     opened(path).merge([(9000, 2)], [], {"desk/0": 4})

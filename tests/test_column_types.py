@@ -38,6 +38,7 @@ SCHEMA = pl.Schema(
     }
 )
 FILTERED = ("i8", "i16", "i32", "i64", "f32", "f64", "dec", "txt", "day", "moment")
+_SQL_YEARS = range(1700, 2200)  # of instants in a query of DataFusion
 OPERATORS: tuple[Literal["=", "<", ">"], ...] = ("=", "<", ">")
 NAN = math.nan
 HIGHEST = "\U0010ffff"
@@ -62,9 +63,11 @@ _TEXTS = st.sampled_from(
 _FLOATS = st.sampled_from([NAN, math.inf, -math.inf, 0.0, -0.0, 1e-300, -1e300])
 _SINGLES = st.sampled_from([NAN, math.inf, -math.inf, 0.0, -0.0, single(0.1), single(3e38)])
 _EDGE_DAYS = st.sampled_from([date(1, 1, 1), date(1582, 10, 4), date(1969, 12, 31), date(9999, 12, 31)])
-_LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999)
-_EDGE_INSTANTS = st.sampled_from([datetime(1, 1, 1), _LAST, datetime(1969, 12, 31, 23, 59, 59, 999_999)])
-_INSTANTS = (_EDGE_INSTANTS | st.datetimes()).map(lambda found: found.replace(tzinfo=UTC))
+_LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, UTC)
+_EDGE_INSTANTS = st.sampled_from(
+    [datetime(1, 1, 1, tzinfo=UTC), _LAST, datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)]
+)
+_INSTANTS = _EDGE_INSTANTS | st.datetimes(timezones=st.just(UTC))
 _COLUMNS: list[st.SearchStrategy[Any]] = [
     *(integers(bits) for bits in (8, 16, 32, 64)),
     _SINGLES | st.floats(width=32),
@@ -106,8 +109,8 @@ def test_no_statistics_hide_a_row(rows: list[Row], data: st.DataObject) -> None:
     What the engines make of NaN and of -0.0 differs; what they are told about them must not matter.
     """
     column = data.draw(st.sampled_from(FILTERED))
-    moments = st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # of DataFusion's SQL
-    value = data.draw(moments if column == "moment" else _COLUMNS[SCHEMA.names().index(column) - 1])
+    drawn = _COLUMNS[SCHEMA.names().index(column) - 1]
+    value = data.draw(drawn.filter(lambda value: value.year in _SQL_YEARS) if column == "moment" else drawn)
     wheres = [Where(column, operator, value) for operator in OPERATORS]
     numbered = [(number, *row) for number, row in enumerate(rows)]
     assert_nothing_hidden(numbered, wheres, vector=data.draw(st.booleans()))
@@ -126,7 +129,7 @@ def test_no_statistics_hide_a_row(rows: list[Row], data: st.DataObject) -> None:
         ("txt", ["x" * 32 + HIGHEST * 2], "x" * 32 + HIGHEST * 2),
         ("txt", ["x" * 40, "y"], "x" * 40),
         ("day", [date(1, 1, 1), date(9999, 12, 31)], date(9999, 12, 31)),
-        ("moment", [_LAST.replace(tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)], datetime(2024, 1, 1, tzinfo=UTC)),
+        ("moment", [_LAST, datetime(1, 1, 1, tzinfo=UTC)], datetime(2024, 1, 1, tzinfo=UTC)),
         ("moment", [datetime(2024, 1, 1, 0, 0, 0, 999, UTC)], datetime(2024, 1, 1, 0, 0, 0, 999, UTC)),
     ],
 )

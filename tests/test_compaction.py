@@ -59,7 +59,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
 
 def test_compacted_rows_keep_their_keys(kept: Kept) -> None:
     for start in range(0, 40, 10):
-        kept.merge({key: 0 for key in range(start, start + 10)})
+        kept.merge(dict.fromkeys(range(start, start + 10), 0))
     kept.begin()
     kept.finish()
     assert (kept.files, operations(kept.path)[-1]) == (1, "OPTIMIZE")
@@ -67,7 +67,7 @@ def test_compacted_rows_keep_their_keys(kept: Kept) -> None:
     kept.check()
     done = kept.owner.merge([(key, 1) for key in range(5, 25)], [(3,), (33,), (99,)], {})
     assert (done.inserted, done.updated, done.deleted, done.from_version, done.version) == (0, 20, 2, 4, 6)
-    kept.model |= {key: 1 for key in range(5, 25)}
+    kept.model |= dict.fromkeys(range(5, 25), 1)
     del kept.model[3], kept.model[33]
     kept.check()
 
@@ -75,15 +75,15 @@ def test_compacted_rows_keep_their_keys(kept: Kept) -> None:
 def test_rows_that_are_replaced_while_a_compaction_runs_do_not_come_back(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "orders", vectors=True)
     for start in range(0, 4000, 1000):
-        kept.merge({key: 0 for key in range(start, start + 1000)}, {start + 7} if start else set())
+        kept.merge(dict.fromkeys(range(start, start + 1000), 0), {start + 7} if start else set())
     kept.begin()
-    kept.merge({key: 1 for key in range(0, 3000, 3)} | {9000: 1}, {1, 2500})  # of several sources
-    kept.merge({key: 2 for key in range(0, 3000, 600)}, {9000})
+    kept.merge(dict.fromkeys(range(0, 3000, 3), 1) | {9000: 1}, {1, 2500})  # of several sources
+    kept.merge(dict.fromkeys(range(0, 3000, 600), 2), {9000})
     kept.check()
     kept.finish()
     assert operations(kept.path)[-1] == "OPTIMIZE"
     kept.check()
-    kept.merge({key: 3 for key in range(0, 4000, 2)}, {5, 3999})
+    kept.merge(dict.fromkeys(range(0, 4000, 2), 3), {5, 3999})
     kept.check()
     again = KeyedTable(kept.uri, SCHEMA, ["id"], vectors=True)
     assert again.merge([(key, 4) for key in kept.model], [], {}).updated == len(kept.model)
@@ -116,7 +116,7 @@ def test_a_stale_compaction_is_abandoned_and_its_file_removed(tmp_path: Path, ve
     assert written not in parquet_files(kept.path)
     assert "OPTIMIZE" not in operations(kept.path)
     kept.check()
-    kept.merge({key: 1 for key in range(4)})
+    kept.merge(dict.fromkeys(range(4), 1))
     kept.check()
 
 
@@ -128,7 +128,7 @@ def test_a_compaction_that_others_did_meanwhile_is_abandoned(kept: Kept) -> None
     kept.maintenance.tick()
     assert operations(kept.path).count("OPTIMIZE") == 1
     kept.check()
-    kept.merge({key: 1 for key in range(3)}, {3})
+    kept.merge(dict.fromkeys(range(3), 1), {3})
     kept.check()
 
 
@@ -142,8 +142,8 @@ def test_files_stay_few_over_hundreds_of_merges(
     """Merges touch old rows all over the table; where they write what is left anew, they make few files of many."""
     kept, most = Kept(tmp_path / "orders", vectors=vectors), 0
     for step in range(merges):
-        upserts = {key: step for key in range(10 * step, 10 * step + 10)}
-        changed = {key: -step for key in range(step % 50, 10 * step, 97)}
+        upserts = dict.fromkeys(range(10 * step, 10 * step + 10), step)
+        changed = dict.fromkeys(range(step % 50, 10 * step, 97), -step)
         kept.merge(upserts | changed, {10 * step - 5} if step % 7 == 1 else set())
         kept.finish()
         most = max(most, len(kept.owner.table.data_files))
@@ -153,7 +153,7 @@ def test_files_stay_few_over_hundreds_of_merges(
 
 def test_a_file_is_written_anew_when_a_fifth_of_its_rows_is_gone(tmp_path: Path) -> None:
     kept = Kept(tmp_path / "orders", vectors=True)
-    kept.merge({key: 0 for key in range(1000)})
+    kept.merge(dict.fromkeys(range(1000), 0))
     kept.merge({}, {*range(200)})
     kept.maintenance.tick()
     assert kept.maintenance._job is None, "a fifth is not more than a fifth"
@@ -163,7 +163,7 @@ def test_a_file_is_written_anew_when_a_fifth_of_its_rows_is_gone(tmp_path: Path)
     (file,) = kept.owner.table.data_files
     assert (file.rows, file.vector) == (799, None)
     kept.check()
-    kept.merge({key: 1 for key in range(201, 1000)}, set())
+    kept.merge(dict.fromkeys(range(201, 1000), 1), set())
     kept.check()
 
 

@@ -1,4 +1,4 @@
-"""Whatever happened to a table, every engine reads exactly its rows, now and before, and its changes commit by commit."""
+"""Whatever happened to a table, every engine reads exactly its rows, now and before, and the changes of each commit."""
 
 import random
 from datetime import UTC, date, datetime, timedelta

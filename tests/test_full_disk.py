@@ -1,4 +1,4 @@
-"""A disk that is full, or read-only, in the middle of a commit: the table stays what it was, and the next attempt succeeds."""
+"""A disk full or read-only in the middle of a commit: the table stays as it was, and the next attempt succeeds."""
 
 import resource
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_a_disk_full_for_one_of_the_files_changes_nothing(
     path = tmp_path / "rooms"
     owner = opened(path, vectors=vectors)
     for _ in range(2):
-        with no_space_for(part), pytest.raises(TransientError, match=rf"rooms: .*No space left on device"):
+        with no_space_for(part), pytest.raises(TransientError, match=r"rooms: .*No space left on device"):
             merge(owner)
         assert_unchanged(path)
     owner = owner if again == "the same owner" else opened(path, vectors=vectors)
@@ -125,5 +125,5 @@ def test_storage_that_has_become_read_only_refuses_commits_and_keeps_the_table(
     assert_unchanged(path)
     merge(owner)
     assert_merged(path)
-    with pytest.raises(UnwritableError, match="cannot write here .* expected a directory this user may write to"):
+    with pytest.raises(UnwritableError, match=r"cannot write here .* expected a directory this user may write to"):
         opened(Path("/proc/nowhere"), vectors=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -97,7 +98,7 @@ def test_after_a_foreign_delete_a_merge_stops_and_a_reopened_table_is_right(
     owner.merge([ADA, BOB, CYD], [], {"desk/0": 1})
     if vectors:
         owner = keyed_rooms(path, vectors=True)
-    change = ([("1a", 1, "ada"), ("2a", 2, "cyd")], [], {"desk/0": 2})
+    change: tuple[list[Any], list[Any], dict[str, int]] = ([("1a", 1, "ada"), ("2a", 2, "cyd")], [], {"desk/0": 2})
 
     def ours() -> None:
         with pytest.raises(CommitRaceError, match="another writer removed rows up to version"):

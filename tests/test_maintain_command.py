@@ -64,7 +64,7 @@ def test_a_lake_without_tables_is_told_and_left_alone(
     assert set(capsys.readouterr().out.splitlines()) >= {
         f"{table.replace('/', ' ')}: not there yet" for table in TABLES
     }
-    assert not [file for file in tmp_path.rglob("*.json")]
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def _split(told: tuple[str, ...]) -> list[str]:

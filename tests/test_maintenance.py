@@ -66,7 +66,7 @@ def test_a_checkpoint_after_fifty_commits_says_all_that_the_entries_said(tmp_pat
     path = tmp_path / "rooms"
     owner = opened(path, vectors=vectors)
     maintenance = Maintenance(owner.table, owner.locator, HOUR)
-    states = {}
+    states: dict[int, list[Row]] = {}
     for version in range(1, 51):
         states |= merges(owner, version, version)
     before = snapshot(path)

@@ -169,7 +169,8 @@ def test_strategies_may_change_from_one_owner_to_the_next(tmp_path: Path, vector
 @VECTORS
 def test_many_merges_of_one_owner_and_of_those_after_it_stay_right(tmp_path: Path, vectors: bool) -> None:  # noqa: FBT001
     path = tmp_path / "rooms"
-    owner, model = keyed_rooms(path, vectors=vectors), {}
+    owner = keyed_rooms(path, vectors=vectors)
+    model: dict[Row, Row] = {}
     for step in range(60):
         upserts = {(str(number), None): (str(number), None, f"{step}") for number in range(step, step + 40, 3)}
         deletes = [(str(number), None) for number in range(step - 20, step, 5) if (str(number), None) not in upserts]

@@ -26,7 +26,7 @@ BOTH = pytest.mark.parametrize("vectors", [True, False], ids=["vectors", "rewrit
 def test_a_history_ends_with_the_rows_of_a_dictionary(bucket: Bucket, vectors: bool) -> None:  # noqa: FBT001
     """Merges, compaction, checkpoints, a column that comes, and owners that take over, step by step."""
     uri, chance = f"{bucket.uri}/lake/orders", random.Random(7)
-    owner, model = KeyedTable(uri, SCHEMA, ["id"], vectors=vectors), {number: 0 for number in range(4000)}
+    owner, model = KeyedTable(uri, SCHEMA, ["id"], vectors=vectors), dict.fromkeys(range(4000), 0)
     owner.merge(model.items(), [], {"desk/0": 0})
     for step in range(1, 9):
         upserts = {chance.randrange(5000): step for _ in range(500)}

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from storage.delta_actions import DataFile
 from storage.errors import UnreadableTableError
 from storage.row_images import RowImages
 from storage.table_files import TableFiles
@@ -38,7 +37,7 @@ class Images:
     def __init__(self, directory: Path, files_in_memory: int) -> None:
         files = TableFiles(store_at(str(directory / "table")), str(directory / "table"))
         self.rows = [rows_of(number) for number in range(FILES)]
-        self.files: list[DataFile] = [files.write(rows)[0] for rows in self.rows]
+        self.files = [files.write(rows)[0] for rows in self.rows]
         size = rows_of(0).to_arrow(compat_level=pl.CompatLevel.oldest()).nbytes
         self.images = RowImages(files, SCHEMA, int(size * (files_in_memory + 0.5)))
         self.directory = directory
@@ -118,7 +117,8 @@ def test_what_was_used_last_stays(tmp_path: Path, spills: Path) -> None:
 
 def test_merges_have_their_before_images_however_little_is_kept(tmp_path: Path, spills: Path) -> None:
     uri, chance = str(tmp_path / "table"), random.Random(5)
-    owner, model = KeyedTable(uri, SCHEMA, ["id"], vectors=True), {}
+    owner = KeyedTable(uri, SCHEMA, ["id"], vectors=True)
+    model: dict[int, Row] = {}
     owner.locator._images = RowImages(owner.table.files, SCHEMA, 1)
     told: list[Row] = []
     spilled = 0

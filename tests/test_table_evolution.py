@@ -15,7 +15,7 @@ from storage.owned_table import OwnedTable
 from storage.table_declaration import check_table
 from tests.faults import before_the_next_entry
 from tests.keyed_table import KeyedTable, Row, arrow
-from tests.readers import IN_PROCESS, DataFusion, assert_all_read, comparable
+from tests.readers import IN_PROCESS, DataFusion, Reader, assert_all_read, comparable
 from tests.rooms import declared, in_order
 
 NARROW = pl.Schema({"id": pl.Int16(), "price": pl.Decimal(9, 2), "weight": pl.Float32()})
@@ -64,7 +64,11 @@ def test_rows_from_before_have_null_in_an_added_column_and_their_values_in_a_wid
 
 
 @BOTH
-def test_the_past_and_the_changes_can_be_read_across_an_evolution(tmp_path: Path, vectors: bool) -> None:  # noqa: FBT001
+def test_the_past_and_the_changes_can_be_read_across_an_evolution(
+    tmp_path: Path,
+    reader: Reader,
+    vectors: bool,  # noqa: FBT001
+) -> None:
     path = tmp_path / "goods"
     one = (1, Decimal("1.25"), 0.5)
     opened(path, NARROW, vectors=vectors).merge([one], [], {"desk/0": 1})  # version 1
@@ -81,7 +85,7 @@ def test_the_past_and_the_changes_can_be_read_across_an_evolution(tmp_path: Path
         5: (WIDE, [(1, None, None, "a", None)]),
     }
     for version, (schema, rows) in states.items():
-        assert_all_read(IN_PROCESS, str(path), rows_of(schema, *rows), version)
+        assert_all_read((reader,), str(path), rows_of(schema, *rows), version)
     told: list[Row] = [
         (*one, None, None, "insert", 1),
         (2, None, None, "b", None, "insert", 3),
