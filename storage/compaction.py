@@ -1,6 +1,6 @@
 """Compaction: several small files become one, and rows that are gone are left behind.
 
-1. Files of a similar number of live rows, within a factor of eight, are a tier. When a tier has eight files they become
+1. Files of a similar number of live rows, within a factor of four, are a tier. When a tier has four files they become
    one, the smallest tier first: every row is written again once a tier, and few files are ever left.
 2. Where no tier is full, files of which more than a fifth of the rows is gone are written anew.
 
@@ -18,7 +18,7 @@ from storage.delta_actions import DataFile
 from storage.places import alive_rows
 from storage.table_files import TableFiles
 
-_FAN_IN = 8
+_FAN_IN = 4
 _SMALLEST = 2_000  # live rows; files below are one tier
 _MAX_ROWS = 4_000_000  # a file is not made larger than this
 _GONE_SHARE = 0.2

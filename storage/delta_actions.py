@@ -4,11 +4,14 @@ Source: Delta protocol, "Actions".
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.deletion_vectors import Descriptor
+
+_LOOSE = '{"tightBounds":false,'
 
 Action = dict[str, Any]
 """One line of a log entry: an object with a single field, the kind of the action."""
@@ -45,10 +48,7 @@ class DataFile:
 
     def with_vector(self, vector: Descriptor) -> "DataFile":
         """Return this file with these rows gone; its statistics then are bounds that need not be tight."""
-        stats = self.stats or f'{{"numRecords":{self.rows}}}'
-        if '"tightBounds":false' not in stats:
-            stats = json.dumps({**json.loads(stats), "tightBounds": False}, separators=(",", ":"))
-        return replace(self, vector=vector, stats=stats)
+        return replace(self, vector=vector, stats=_loose(self.stats or "{}", self.rows))
 
     def add(self, *, data_change: bool = True) -> Action:
         """Return the action that makes this file part of the table."""
@@ -76,6 +76,18 @@ class DataFile:
     def _optional(self, *more: tuple[str, Any]) -> dict[str, Any]:
         vector = self.vector.action() if self.vector else None
         return {name: value for name, value in (*more, ("deletionVector", vector)) if value is not None}
+
+
+def _loose(stats: str, rows: int) -> str:
+    """Return statistics that do not claim tight bounds; as a text, as numbers in them have more digits than floats."""
+    if stats.startswith(_LOOSE):
+        return stats
+    found = json.loads(stats)
+    if found.get("numRecords") is None:
+        return f'{_LOOSE}"numRecords":{rows}}}'
+    if "tightBounds" in found:
+        return re.sub(r'"tightBounds"\s*:\s*true', '"tightBounds":false', stats)
+    return _LOOSE + stats.lstrip()[1:]
 
 
 def transaction(application: str, version: int) -> Action:

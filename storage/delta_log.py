@@ -30,7 +30,7 @@ from storage.snapshot import Snapshot, check_supported
 
 _LOG = "_delta_log"
 _ENTRY = re.compile(r"(\d{20})\.json")
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.\d{10})?\.parquet")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet")
 
 
 class DeltaLog:
@@ -69,7 +69,8 @@ class DeltaLog:
     def commit(self, version: int, actions: Sequence[Action], info: Mapping[str, Any]) -> None:
         """Write `actions` and a `commitInfo` with `info` as `version`.
 
-        Raises CommitRaceError when another entry has that version, and TransientError when nothing was written.
+        Raises CommitRaceError when another entry has that version, and TransientError when nothing was written or
+        nobody can tell; `info` may have a `txnId` to know the entry by.
         """
         commit_info = {"timestamp": int(time.time() * 1000), "txnId": str(uuid.uuid4()), **info}
         lines = [{"commitInfo": commit_info}, *actions]
@@ -125,16 +126,23 @@ class DeltaLog:
         raise CommitRaceError(f"{self._place}: another commit came before ours at version {version}")
 
     def _listed(self) -> tuple[set[int], dict[int, list[str]]]:
+        """Return the versions of entries, and the files of each checkpoint of which no part is missing."""
         entries: set[int] = set()
-        checkpoints: dict[int, list[str]] = {}
-        for batch in obstore.list(self._store, prefix=_LOG):
-            for item in batch:
-                name = item["path"].rpartition("/")[2]
-                if found := _ENTRY.fullmatch(name):
-                    entries.add(int(found[1]))
-                elif found := _CHECKPOINT.fullmatch(name):
-                    checkpoints.setdefault(int(found[1]), []).append(item["path"])
-        return entries, checkpoints
+        parts: dict[tuple[int, int], list[str]] = {}
+        for path in self._paths():
+            name = path.rpartition("/")[2]
+            if found := _ENTRY.fullmatch(name):
+                entries.add(int(found[1]))
+            elif found := _CHECKPOINT.fullmatch(name):
+                parts.setdefault((int(found[1]), int(found[2] or 1)), []).append(path)
+        whole = {version: paths for (version, count), paths in parts.items() if len(paths) == count}
+        return entries, whole
+
+    def _paths(self) -> list[str]:
+        try:
+            return [item["path"] for batch in obstore.list(self._store, prefix=_LOG) for item in batch]
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._place}: the Delta log could not be listed: {reason(error)}") from error
 
     def _checkpointed(self, paths: Sequence[str]) -> list[Action]:
         actions: list[Action] = []
@@ -146,14 +154,17 @@ class DeltaLog:
         return actions
 
     def _apply_entry(self, snapshot: Snapshot, version: int) -> None:
-        if version != snapshot.version + 1:
+        actions = self._entry(version) if version == snapshot.version + 1 else None
+        if actions is None:
             raise self._unreadable(f"version {snapshot.version + 1} is missing")
-        snapshot.take(version, self._entry(version) or [])
+        snapshot.take(version, actions)
 
     def _entry(self, version: int) -> list[Action] | None:
         content = self._get(self._path(version))
         if content is None:
             return None
+        if not content.strip():
+            raise self._unreadable(f"version {version} is not whole: it is empty")
         try:
             return [json.loads(line) for line in content.splitlines() if line.strip()]
         except ValueError as error:

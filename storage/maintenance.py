@@ -23,7 +23,7 @@ from obstore.exceptions import BaseError
 
 from storage.compaction import Compacted, StaleCompactionError, choose, compact
 from storage.delta_actions import DataFile
-from storage.errors import StorageError
+from storage.errors import StorageError, TransientError
 from storage.object_store import reason
 from storage.sweep import sweep
 from storage.table import Table
@@ -150,8 +150,11 @@ class Maintenance:
     def _swept_now(self) -> int:
         self._table.refresh()
         before = self._expired_before()
-        self._table.log.clean_up(before)
-        return sweep(self._table.store, self._table.snapshot(), before)
+        try:
+            self._table.log.clean_up(before)
+            return sweep(self._table.store, self._table.snapshot(), before)
+        except (BaseError, OSError) as error:
+            raise TransientError(f"{self._table.uri}: expired files could not be removed: {reason(error)}") from error
 
     def _expired_before(self) -> int:
         return int((time.time() - self._retention.total_seconds()) * 1000)

@@ -28,6 +28,7 @@ from storage.row_locator import RowLocator
 from storage.table import Edit
 
 CHANGE_TYPE = "_change_type"
+_TOGETHER = 1_000_000  # rows of several files that are written anew as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,27 @@ class MergeWriter:
             yield held, held.file.with_vector(descriptors[held.file.path]), gone
 
     def _moved(self, left: Sequence[tuple[HeldFile, BitMap64]]) -> Iterator[tuple[list[DataFile], Slots]]:
-        for held, gone in left:
-            alive = held.alive(gone)
-            rows = self._table.files.read(held.file, self._table.schema).filter(alive)
-            yield self._table.files.write(rows), held.slots[alive].astype(np.int64)
+        for group in _together(left):
+            alive = [held.alive(gone) for held, gone in group]
+            rows = [self._table.files.read(held.file, self._table.schema) for held, _ in group]
+            slots = [held.slots[own].astype(np.int64) for (held, _), own in zip(group, alive, strict=True)]
+            kept = pl.concat([each.filter(own) for each, own in zip(rows, alive, strict=True)])
+            yield self._table.files.write(kept), np.concatenate(slots)
+
+
+def _together(left: Sequence[tuple[HeldFile, BitMap64]]) -> Iterator[list[tuple[HeldFile, BitMap64]]]:
+    """Group files that are written anew so that small ones become one.
+
+    A compaction beside us comes too late for files that every merge writes anew.
+    """
+    group: list[tuple[HeldFile, BitMap64]] = []
+    rows = 0
+    for held, gone in left:
+        more = len(held.slots) - len(gone)
+        if group and rows + more > _TOGETHER:
+            yield group
+            group, rows = [], 0
+        group.append((held, gone))
+        rows += more
+    if group:
+        yield group

@@ -50,6 +50,7 @@ class OwnedTable(Table):
     def __init__(self, uri: str, declaration: Declaration) -> None:
         check_writable(uri)
         self._declaration = declaration
+        self._claimed = False
         super().__init__(uri)
         check_snapshot(uri, self._snapshot, declaration)
         self._epoch = self._snapshot.transactions.get(self._app_id("owner"), 0) + 1
@@ -89,6 +90,7 @@ class OwnedTable(Table):
         ours = {"owner": self._epoch, "definition": self._declaration.digest}
         transactions = {self._app_id(name): version for name, version in {**commit.positions, **ours}.items()}
         self.commit_edit(edit, transactions, {LEDGER: json.dumps(commit.ledger, separators=(",", ":"))})
+        self._claimed = True  # from now on nobody else commits with our epoch
 
     def _check_foreign(self, version: int, actions: Sequence[Action]) -> None:
         owner = self._app_id("owner")
@@ -102,7 +104,7 @@ class OwnedTable(Table):
 
     def _check_outrun(self, snapshot: Snapshot) -> None:
         epoch = snapshot.transactions.get(self._app_id("owner"), 0)
-        if epoch >= self._epoch:
+        if epoch > self._epoch or (epoch == self._epoch and not self._claimed):
             self._stop(epoch, snapshot.version)
 
     def _stop(self, epoch: int, version: int) -> NoReturn:
@@ -128,17 +130,26 @@ class OwnedTable(Table):
 
     def _evolve(self) -> None:
         """Make the table what is declared: its columns, properties and protocol; its id stays."""
-        metadata = self._snapshot.metadata
-        widened = evolution(metadata["schemaString"], self._declaration.schema_text).widened
         self.schema = polars_schema(self._declaration.schema_text)
-        sources = self.data_files if widened else []
-        added = [file for source in sources for file in compact(self.files, self.schema, [source]).written]
-        changed = [self._declaration.metadata(metadata)]
-        if self._declaration.vectors:
-            changed.append(self._declaration.protocol())
-        edit = Edit("CHANGE COLUMNS", added, sources, changed, data_change=False)
-        self.commit_edit(lambda: edit)
+        changed: list[Action] = []
+
+        def edit() -> Edit:
+            nonlocal changed
+            changed = self._changed()
+            widened = evolution(self._snapshot.metadata["schemaString"], self._declaration.schema_text).widened
+            sources = self.data_files if widened else []
+            added = [file for source in sources for file in compact(self.files, self.schema, [source]).written]
+            return Edit("CHANGE COLUMNS", added, sources, changed, data_change=False)
+
+        self.commit_edit(edit)
         self._snapshot.take(self.version, changed)
+
+    def _changed(self) -> list[Action]:
+        """Return what the table must come to say of itself."""
+        protocol = self._declaration.protocol()
+        more = protocol["protocol"]["minWriterVersion"] > self._snapshot.protocol["minWriterVersion"]
+        metadata = self._declaration.metadata(self._snapshot.metadata)
+        return [metadata, protocol] if more or self._declaration.vectors else [metadata]
 
     def _app_id(self, name: str) -> str:
         return self._declaration.transaction_id(name)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -157,7 +157,7 @@ class RowLocator:
             slots = np.full(keys.height, _GONE, np.int64)
             slots[alive] = self._admit_in_steps(keys.filter(alive))
             known = self._places.present(slots[alive]).any()
-            held = self._places.add(file, slots, gone)
+            held = self._places.add(_counted(file, keys.height), slots, gone)
             if known or not self._places.current(held, np.flatnonzero(alive)).all():
                 raise self._repeated(file, keys.filter(alive), slots[alive])
             rows += keys.height
@@ -206,6 +206,11 @@ class RowLocator:
         """Keep the rows of a new file at hand where they will be asked for as before-images."""
         if self._table.change_feed:
             self._images.keep(file.path, rows)
+
+
+def _counted(file: DataFile, rows: int) -> DataFile:
+    """Return a file with its number of rows, which another engine need not tell and a vector asks for."""
+    return file if file.rows >= 0 else replace(file, rows=rows)
 
 
 def _split(files: Iterable[DataFile], slots: Slots) -> Iterator[tuple[DataFile, Slots]]:

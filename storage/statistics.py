@@ -1,7 +1,8 @@
 """Column statistics of a data file, by which readers skip it.
 
 Source: Delta protocol, "Per-file Statistics". Bounds are exact, except those of long texts: shortened to 32 characters,
-the upper one with a character above all others at its end, as the protocol allows.
+the upper one with a character above all others at its end, as the protocol allows. A column with a NaN has none: some
+engines take it for greater than all numbers, and all believe what bounds seem to say about it.
 """
 
 import json
@@ -37,6 +38,8 @@ def _bounds(column: pl.Series) -> tuple[str, str] | None:
     if dtype == pl.Date or isinstance(dtype, pl.Datetime):
         physical = column.to_physical()
         low, high = _time(physical.min(), dtype), _time(physical.max(), dtype)
+    elif dtype.is_float() and column.is_nan().any():
+        return None  # engines differ in where NaN stands among numbers
     elif dtype.is_numeric() or dtype == pl.String:
         low, high = _bound(column.min(), top=""), _bound(column.max(), top=_HIGHEST)
     else:
@@ -51,7 +54,7 @@ def _time(value: Any, dtype: pl.DataType) -> str | None:
             return None
         if dtype == pl.Date:
             return f'"{_EPOCH.date() + timedelta(days=value)}"'
-        return f'"{_EPOCH + timedelta(microseconds=value):%Y-%m-%dT%H:%M:%S.%f}Z"'
+        return f'"{(_EPOCH + timedelta(microseconds=value)).isoformat(timespec="microseconds")}Z"'
     except OverflowError:
         return None
 
@@ -61,13 +64,21 @@ def _bound(value: Any, top: str) -> str | None:
         case None:
             return None
         case str():
-            return json.dumps(value if len(value) <= _TEXT else value[:_TEXT] + top)
+            return _text_bound(value, top)
+        case float() if value == 0:
+            return "0.0" if top else "-0.0"  # engines differ in whether these two are equal
         case float():
             return repr(value) if isfinite(value) else None
         case Decimal():
             return f"{value:f}"
         case _:
             return str(value)
+
+
+def _text_bound(value: str, top: str) -> str | None:
+    if len(value) <= _TEXT:
+        return json.dumps(value)
+    return None if top and value[_TEXT] == top else json.dumps(value[:_TEXT] + top)
 
 
 def _object(values: dict[str, Any]) -> str:

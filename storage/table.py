@@ -11,6 +11,7 @@ Sources: Delta protocol, "Delta Log Entries", "Commit Provenance Information".
 """
 
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -89,6 +90,7 @@ class Table:
         self.data_version = self.version
         self._follower: Follower | None = None
         self._clock = 0
+        self._attempt = ""
         self._known_at = time.monotonic()
 
     @property
@@ -119,6 +121,7 @@ class Table:
         self._check_unbroken()
         now, data_version, rows_removed = self.snapshot(), self.data_version, False
         for version, actions in self.log.follow(self._snapshot):
+            self._check_not_ours(version, actions)
             self._check_foreign(version, actions)
             now.take(version, actions)
             kinds = {kind for action in actions for kind, content in action.items() if content.get("dataChange")}
@@ -203,7 +206,9 @@ class Table:
             *edit.others,
             *(transaction(application, version) for application, version in transactions.items()),
         ]
-        self.log.commit(self.version + 1, actions, {"timestamp": now, **provenance(edit.operation), **info})
+        self._attempt = str(uuid.uuid4())
+        said = {"timestamp": now, "txnId": self._attempt, **provenance(edit.operation), **info}
+        self.log.commit(self.version + 1, actions, said)
         if time.monotonic() - self._known_at > _SURE_FOR:
             self._check_unbroken()
         self._known_at = time.monotonic()
@@ -221,6 +226,11 @@ class Table:
             return
         self._check_outrun(self._opened())
         raise CommitRaceError(f"{self.uri}: others have gone on so far that version {self.version} is out of the log")
+
+    def _check_not_ours(self, version: int, actions: Sequence[Action]) -> None:
+        """Check that a commit we do not know is not our own, of which no answer came and which nobody could read."""
+        if any(action.get("commitInfo", {}).get("txnId") == self._attempt for action in actions):
+            raise CommitRaceError(f"{self.uri}: our commit, whose outcome was unknown, has become version {version}")
 
     def _check_outrun(self, snapshot: Snapshot) -> None:
         """Look at what the table has become while we slept."""

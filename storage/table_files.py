@@ -23,6 +23,7 @@ from storage.deletion_vectors import Descriptor, decode, encode
 from storage.delta_actions import Action, DataFile, change_file
 from storage.errors import CorruptVectorError, TransientError, UnreadableTableError
 from storage.object_store import is_local, reason
+from storage.ranged_file import RangedFile
 from storage.statistics import statistics
 
 _MAX_ROWS = 4_000_000  # of one data file
@@ -68,7 +69,7 @@ class TableFiles:
         Raises UnreadableTableError.
         """
         try:
-            source = pq.ParquetFile(self._source(unquote(file.path)))
+            source = pq.ParquetFile(self._source(file))
             found = [name for name in schema if name in source.schema_arrow.names]
             rows = pl.DataFrame(source.read(found, use_threads=False))
             nothing = pl.repeat(None, source.metadata.num_rows, eager=True)
@@ -113,9 +114,10 @@ class TableFiles:
         except (BaseError, OSError) as error:
             raise TransientError(f"{self._uri}: {path} could not be written: {reason(error)}") from error
 
-    def _source(self, path: str) -> str | pa.PythonFile:
-        """Return what reads a file of ours, of which only the columns asked for are fetched."""
-        return f"{self._uri}/{path}" if is_local(self._uri) else pa.PythonFile(obstore.open_reader(self._store, path))
+    def _source(self, file: DataFile) -> str | RangedFile:
+        """Return what reads a data file, of which only the columns asked for are fetched."""
+        path = unquote(file.path)
+        return f"{self._uri}/{path}" if is_local(self._uri) else RangedFile(self._store, path, file.size)
 
 
 def _quickly(rows: pl.DataFrame) -> memoryview:

@@ -28,12 +28,13 @@ class Where:
 
     column: str
     operator: Literal["=", "<", "<=", ">", ">="]
-    value: str | Decimal | date | datetime
+    value: str | int | float | Decimal | date | datetime
 
     @property
     def sql(self) -> str:
         """The condition in the SQL that DataFusion, DuckDB and Spark share."""
-        return f"{self.column} {self.operator} cast('{self.value}' as {self._type})"
+        value = f"{self.value:f}" if isinstance(self.value, Decimal) else str(self.value).replace("'", "''")
+        return f"{self.column} {self.operator} cast('{value}' as {self._type})"
 
     @property
     def expression(self) -> pl.Expr:
@@ -46,7 +47,11 @@ class Where:
     def _type(self) -> str:
         match self.value:
             case Decimal():
-                return "decimal(38, 2)"
+                return f"decimal(38, {-int(self.value.as_tuple().exponent)})"
+            case int():
+                return "bigint"
+            case float():
+                return "double"
             case datetime():
                 return "timestamp"
             case date():

@@ -2,13 +2,10 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import obstore
 import polars as pl
 import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
@@ -20,6 +17,7 @@ from storage import table
 from storage.change_feed import read_changes
 from storage.errors import FencedError, TransientError
 from storage.owned_table import read_positions
+from tests.faults import Outcome, fault
 from tests.keyed_table import KeyedTable, Row
 
 KEYS = ["id", "part"]
@@ -33,32 +31,9 @@ SCHEMAS = [
 _KEY = st.tuples(st.integers(0, 12) | st.none(), st.sampled_from(["", "a", None]))
 _VALUE = st.integers(-5, 5) | st.none()
 _ROWS = st.dictionaries(_KEY, _VALUE, max_size=12)
-_FAULT = st.sampled_from([None, None, None, "lost", "unanswered", "unknown"])
-
-
-@contextmanager
-def fault(kind: str | None) -> Iterator[None]:
-    """Let the next log entry be lost, or be written without an answer, or without anyone being able to tell."""
-    put, get = obstore.put, obstore.get
-
-    def broken_put(store: Any, path: str, *content: Any, **how: Any) -> None:
-        if not path.endswith(".json"):
-            put(store, path, *content, **how)
-            return
-        if kind != "lost":
-            put(store, path, *content, **how)
-        raise OSError(5, "Input/output error")
-
-    def broken_get(store: Any, path: str, *how: Any) -> Any:
-        if kind == "unknown":
-            raise OSError(5, "Input/output error")
-        return get(store, path, *how)
-
-    with pytest.MonkeyPatch.context() as patch:
-        if kind:
-            patch.setattr(obstore, "put", broken_put)
-            patch.setattr(obstore, "get", broken_get)
-        yield
+_FAULT: st.SearchStrategy[Outcome | None] = st.sampled_from(
+    [None, None, None, None, "lost", "unanswered", "unsure", "unknown"]
+)
 
 
 class Histories(RuleBasedStateMachine):
@@ -83,7 +58,7 @@ class Histories(RuleBasedStateMachine):
         self._open()
 
     @rule(upserts=_ROWS, deletes=st.sets(_KEY, max_size=4), broken=_FAULT)
-    def merge(self, upserts: dict[Row, int | None], deletes: set[Row], broken: str | None) -> None:
+    def merge(self, upserts: dict[Row, int | None], deletes: set[Row], broken: Outcome | None) -> None:
         note = f"note {self.position}"
         rows = {key: self._row(key, n, note) for key, n in upserts.items() if key not in deletes}
         wanted = {key: row for key, row in self.model.items() if key not in deletes} | rows

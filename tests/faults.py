@@ -1,0 +1,85 @@
+"""Faults of an object store, at the boundary to it: what it raises, and what happened all the same."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import obstore
+import pytest
+
+Outcome = Literal["lost", "unanswered", "unsure", "unknown"]
+"""Of the next log entry.
+
+Not written; written without an answer, so that reading back tells; written while reading back fails once; written
+while nothing can be read any more.
+"""
+
+
+@contextmanager
+def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000) -> Iterator[None]:
+    """Let the next log entries fail so, of every table or of the one at a path."""
+    put, get, left = obstore.put, obstore.get, times
+    unread = {"unsure": 1, "unknown": 1_000_000}.get(kind or "", 0)
+
+    def broken_put(store: Any, path: str, *content: Any, **how: Any) -> None:
+        nonlocal left
+        if not left or not _is_entry(path) or (at and _place(store) != at):
+            put(store, path, *content, **how)
+            return
+        left -= 1
+        if kind != "lost":
+            put(store, path, *content, **how)
+        raise OSError(5, "Input/output error")
+
+    def broken_get(store: Any, path: str, *how: Any) -> Any:
+        nonlocal unread
+        if left < times and unread and not (at and _place(store) != at):
+            unread -= 1
+            raise OSError(5, "Input/output error")
+        return get(store, path, *how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if kind:
+            patch.setattr(obstore, "put", broken_put)
+            patch.setattr(obstore, "get", broken_get)
+        yield
+
+
+@contextmanager
+def before_the_next_entry(act: Callable[[], object], times: int = 1) -> Iterator[None]:
+    """Let someone else act in the last moment before the next log entry is put, and before some after it."""
+    put, waiting = obstore.put, [act] * times
+
+    def late_put(store: Any, path: str, *content: Any, **how: Any) -> None:
+        if _is_entry(path) and waiting:
+            waiting.pop()()
+        put(store, path, *content, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(obstore, "put", late_put)
+        yield
+    assert not waiting, "no log entry was put"
+
+
+@contextmanager
+def no_space_for(part: str) -> Iterator[None]:
+    """Let the disk be full for all files with this in their path."""
+    put = obstore.put
+
+    def full(store: Any, path: str, *content: Any, **how: Any) -> None:
+        if part in path:
+            raise OSError(28, "No space left on device")
+        put(store, path, *content, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(obstore, "put", full)
+        yield
+
+
+def _is_entry(path: str) -> bool:
+    return path.startswith("_delta_log/") and path.endswith(".json")
+
+
+def _place(store: Any) -> Path:
+    return Path(store.prefix)

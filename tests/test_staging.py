@@ -1,0 +1,82 @@
+"""Reading a staging table back: ranges without gaps, and the deletes that a restart must remember."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage import staging
+from storage.errors import HoleError
+from storage.maintenance import Maintained, Maintenance
+from storage.owned_table import Commit, OwnedTable
+from storage.positions import Range
+from storage.staging import read_deletes, read_range
+from storage.table import Table
+from tests.keyed_table import Row
+from tests.rooms import declared
+
+STAGED = pl.Schema(
+    {
+        "_topic": pl.String(),
+        "_partition": pl.Int32(),
+        "_offset": pl.Int64(),
+        "_op": pl.String(),
+        "_sequence": pl.Int64(),
+    }
+)
+
+
+def stage(path: Path, *batches: list[Row]) -> str:
+    table = OwnedTable(str(path), declared(STAGED))
+    for batch in batches:
+        table.append(pl.DataFrame(batch, STAGED, orient="row"), Commit({}))
+    return str(path)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_range_is_read_back_without_gaps_in_order_and_in_bounded_steps(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compacted: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(staging, "_STEP", 4)
+    uri = stage(
+        tmp_path / "staging",
+        [("desk", 0, offset, "upsert", 0) for offset in (7, 3, 6)],
+        [("desk", 1, 5, "upsert", 0), ("desk", 0, 16, "upsert", 0), ("desk", 0, 8, "upsert", 0)],
+        [("porch", 0, 4, "upsert", 0)],
+        [("porch", 0, 5, "upsert", 0)],
+    )
+    if compacted:
+        table = Table(uri)
+        assert Maintenance(table, table, timedelta(0)).run() == Maintained(4, 1, 4)
+
+    def read(partition: int, start: int, end: int) -> list[tuple[int, int, list[int]]]:
+        pieces = read_range(uri, Range(f"desk/{partition}", start, end), 3)
+        return [(low, high, rows["_offset"].to_list()) for low, high, rows in pieces]
+
+    assert read(0, 3, 17) == [(3, 7, [3, 6]), (7, 11, [7, 8]), (11, 15, []), (15, 17, [16])]
+    assert read(0, 4, 8) == [(4, 8, [6, 7])]
+    assert read(1, 5, 6) == [(5, 6, [5])]
+    assert read(0, 8, 8) == []
+    with pytest.raises(HoleError, match="offsets 1 to 2 of desk/0 are missing here"):
+        read(0, 1, 8)
+
+
+_STAGED_ROW = st.tuples(st.sampled_from(["upsert", "delete", "truncate", "quarantined"]), st.integers(-5, 5))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(_STAGED_ROW, min_size=1, max_size=20), st.dictionaries(st.integers(0, 2), st.integers(0, 20)))
+def test_deletes_and_truncates_at_or_beyond_the_positions_are_left_for_later(
+    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], positions: dict[int, int]
+) -> None:
+    rows = [("desk", offset % 3, offset // 3, op, sequence) for offset, (op, sequence) in enumerate(drawn)]
+    held_positions = {f"desk/{partition}": position for partition, position in positions.items()}
+    deletes, floor = read_deletes(stage(tmp_path_factory.mktemp("lake") / "staging", rows), held_positions)
+    merged = [row for row in rows if row[2] < positions.get(row[1], 0)]
+    assert sorted(deletes.rows()) == sorted(row for row in merged if row[3] == "delete")
+    assert floor == max((row[4] for row in merged if row[3] == "truncate"), default=None)
