@@ -72,7 +72,8 @@ _COLUMNS: list[st.SearchStrategy[Any]] = [
     *(integers(bits) for bits in (8, 16, 32, 64)),
     _SINGLES | st.floats(width=32),
     _FLOATS | st.floats(),
-    st.sampled_from([NINES, -NINES, LARGE]) | st.integers(1 - 10**38, 10**38 - 1).map(lambda n: Decimal(f"{n}E-10")),
+    st.sampled_from([NINES, NINES.copy_negate(), LARGE])
+    | st.integers(1 - 10**38, 10**38 - 1).map(lambda n: Decimal(f"{n}E-10")),
     _TEXTS | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40),
     st.booleans(),
     _EDGE_DAYS | st.dates(),
@@ -94,7 +95,7 @@ _PLAIN: Row = (1, 1, 1, 1, 1.0, 1.0, Decimal("1.0000000000"), "one", True, date(
 
 @pytest.mark.parametrize("vectors", [True, False])
 def test_rows_of_all_kinds_come_back_as_they_were(vectors: bool) -> None:  # noqa: FBT001
-    latest = (0, 0, 0, 0, NAN, NAN, LARGE, "x" * 5_000_000, False, None, _LAST, [], b"")
+    latest: Row = (0, 0, 0, 0, NAN, NAN, LARGE, "x" * 5_000_000, False, None, _LAST, [], b"")
     assert_come_back([_PLAIN, (None,) * 13, latest], IN_PROCESS, vectors=vectors)
 
 
