@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flows.names import checked_name
 from flows.silver import Silver
+from flows.strategy import Strategy, checked_strategy
 from operators.measures import Measure
 from operators.rollup import Rollup
 from operators.schema import DeclarationError
@@ -22,7 +23,7 @@ class Kpi:
 
     A group is equal values of the `group_by` columns and, with a `window`, one window of event time; NULL is a value
     like others. Rows are retracted and added as Silver rows change, so late events and deletes are always counted
-    right. A group without rows has no row.
+    right. A group without rows has no row. `strategy` is that of `Silver`.
 
     Raises DeclarationError.
     """
@@ -33,9 +34,11 @@ class Kpi:
     group_by: Sequence[str] = ()
     window: Tumbling | None = None
     refresh: OnCommit = OnCommit()
+    strategy: Strategy = "deletion_vectors"
 
     def __post_init__(self) -> None:
         checked_name("Kpi", self.name)
+        checked_strategy("Kpi", self.name, self.strategy)
         if not self.measures:
             raise DeclarationError(f"Kpi {self.name!r}: measures is empty; expected at least one, as Count()")
         try:

@@ -7,6 +7,7 @@ import polars as pl
 
 from flows.names import checked_name
 from flows.sources import EventLog, Kafka
+from flows.strategy import Strategy, checked_strategy
 from operators.decode import Decoder
 from operators.scd1 import TECHNICAL
 from operators.schema import DeclarationError, Schema, parse_schema
@@ -19,6 +20,8 @@ class Silver:
     `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
     the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
+    `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
+    touches anew.
 
     Raises DeclarationError.
     """
@@ -28,9 +31,10 @@ class Silver:
     columns: Mapping[str, str]
     keys: Sequence[str]
     sequence_by: str | None = None
+    strategy: Strategy = "deletion_vectors"
     schema: Schema = field(init=False, repr=False)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a declaration has as many parts
         self,
         name: str,
         *,
@@ -38,6 +42,7 @@ class Silver:
         schema: Mapping[str, str],
         keys: Sequence[str],
         sequence_by: str | None = None,
+        strategy: Strategy = "deletion_vectors",
     ) -> None:
         for attribute, value in (
             ("name", checked_name("Silver", name)),
@@ -45,8 +50,10 @@ class Silver:
             ("columns", dict(schema)),
             ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
             ("sequence_by", sequence_by),
+            ("strategy", strategy),
         ):
             object.__setattr__(self, attribute, value)
+        checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()

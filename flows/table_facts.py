@@ -12,6 +12,7 @@ from deltalake.exceptions import TableNotFoundError
 from flows.lake import Lake
 from flows.pipeline import Pipeline
 from storage.owned_table import LEDGER
+from storage.table_declaration import read_snapshot
 
 COUNTS = ("read", "applied", "no_op", "superseded", "duplicate", "ambiguous", "quarantined", "dropped")
 
@@ -50,11 +51,9 @@ def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
 
 
 def table_version(uri: str) -> int:
-    """Return the version of a table, -1 where there is none."""
-    try:
-        return DeltaTable(uri).version()
-    except TableNotFoundError:
-        return -1
+    """Return the version of a table, -1 where there is none. Raises UnreadableTableError, UnsupportedTableError."""
+    snapshot = read_snapshot(uri)
+    return snapshot.version if snapshot else -1
 
 
 def table_facts(place: TablePlace) -> TableFacts | None:

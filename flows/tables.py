@@ -21,13 +21,18 @@ def quarantine_table(pipeline: str) -> Declaration:
 
 def silver_table(silver: Silver, pipeline: str) -> Declaration:
     """Return a Silver table."""
-    return Declaration(_arrow(silver.row_schema), pipeline, _definition(silver), change_feed=True, vectors=True)
+    schema = _arrow(silver.row_schema)
+    return Declaration(schema, pipeline, _definition(silver), change_feed=True, vectors=_vectors(silver))
 
 
 def gold_table(kpi: Kpi, pipeline: str, silver_id: str = "") -> Declaration:
     """Return the Gold table of a KPI over the Silver table that was made with this id."""
     definition = f"group_by {list(kpi.group_by)}, {kpi.window}, {dict(kpi.measures)}, {kpi.source.name} {silver_id}"
-    return Declaration(_arrow(kpi.rollup().schema), pipeline, definition, derived=True, vectors=True)
+    return Declaration(_arrow(kpi.rollup().schema), pipeline, definition, derived=True, vectors=_vectors(kpi))
+
+
+def _vectors(table: Silver | Kpi) -> bool:
+    return table.strategy == "deletion_vectors"
 
 
 def _definition(silver: Silver) -> str:

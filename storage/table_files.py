@@ -66,7 +66,7 @@ class TableFiles:
     def read(self, file: DataFile, schema: pl.Schema) -> pl.DataFrame:
         """Return all rows of a data file, those gone included; a column that the file does not have is NULL.
 
-        Raises UnreadableTableError.
+        Raises UnreadableTableError, and TransientError when the store fails.
         """
         try:
             source = pq.ParquetFile(self._source(file))
@@ -76,13 +76,15 @@ class TableFiles:
             columns = [rows[name] if name in found else nothing.alias(name) for name in schema]
             return pl.DataFrame(columns).cast(schema)
         except (PolarsError, pa.ArrowException, BaseError, OSError) as error:
+            if _may_pass(error):
+                raise self._failing(file.path, error) from error
             raise UnreadableTableError(
                 f"{self._uri}: data file {file.path} cannot be read ({reason(error)}). Restore it, or restore the "
                 "table to a version without it"
             ) from error
 
     def vector(self, file: DataFile) -> BitMap64:
-        """Return the numbers of the rows of a data file that are gone. Raises CorruptVectorError."""
+        """Return the numbers of the rows of a data file that are gone. Raises CorruptVectorError, TransientError."""
         if file.vector is None:
             return BitMap64()
         path = file.vector.path
@@ -93,6 +95,8 @@ class TableFiles:
                 f"{self._uri}: deletion vector file {path} is missing. The rows of {file.path} are not known without "
                 "it; restore the file, or restore the table to an earlier version"
             ) from error
+        except (BaseError, OSError) as error:
+            raise self._failing(str(path), error) from error
 
     def remove(self, paths: Sequence[str]) -> None:
         """Delete files for good; one that is not there is no error. Raises TransientError."""
@@ -114,10 +118,20 @@ class TableFiles:
         except (BaseError, OSError) as error:
             raise TransientError(f"{self._uri}: {path} could not be written: {reason(error)}") from error
 
+    def _failing(self, path: str, error: Exception) -> TransientError:
+        return TransientError(f"{self._uri}: {path} could not be read: {reason(error)}")
+
     def _source(self, file: DataFile) -> str | RangedFile:
         """Return what reads a data file, of which only the columns asked for are fetched."""
         path = unquote(file.path)
         return f"{self._uri}/{path}" if is_local(self._uri) else RangedFile(self._store, path, file.size)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether a store failed, rather than that a file is missing or not what it should be."""
+    if isinstance(error, FileNotFoundError | pa.ArrowException):
+        return False
+    return isinstance(error, BaseError) or getattr(error, "errno", None) is not None
 
 
 def _quickly(rows: pl.DataFrame) -> memoryview:

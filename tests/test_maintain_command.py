@@ -69,3 +69,10 @@ def test_a_lake_without_tables_is_told_and_left_alone(
 
 def _split(told: tuple[str, ...]) -> list[str]:
     return told[0].split()
+
+
+def test_a_table_whose_log_is_damaged_is_named(module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Chain(tmp_path / "lake").advance(thing(1, 1))
+    (tmp_path / "lake/silver/things/_delta_log/00000000000000000001.json").write_text("{")
+    assert main(["maintain", module]) == 1
+    assert "silver/things: the Delta log cannot be read: version 1 is not whole" in capsys.readouterr().err

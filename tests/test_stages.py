@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from flows import Count, EventLog, Json, Kpi, Silver
 from flows.event_batch import Decoding, EventBatch, decode_records
@@ -14,6 +15,9 @@ from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.silver_stage import SilverStage
 from flows.staging_stage import StagingStage
+from flows.tables import silver_table
+from operators.schema import DeclarationError
+from storage.owned_table import OwnedTable
 from storage.records import Records
 from tests.faults import Outcome, fault
 
@@ -92,3 +96,19 @@ def test_a_deleted_key_stays_dead_for_older_events_after_a_restart(tmp_path: Pat
     assert silver.select("id", "version").rows() == [(2, 6), (3, 2)]
     restarted.advance(thing(1, 7))
     assert pl.read_delta(str(tmp_path / "gold/kinds")).sort("kind").rows() == [("0", 1, 1), ("1", 2, 2)]
+
+
+def test_tables_of_strategy_rewrite_ask_nothing_new_of_their_readers(tmp_path: Path) -> None:
+    """Another strategy is no other table: it goes on with the same rows."""
+    rewritten = Silver(
+        "things", source=THINGS.source, schema=THINGS.columns, keys=["id"], sequence_by="version", strategy="rewrite"
+    )
+    plain = silver_table(rewritten, "demo")
+    table = OwnedTable(str(tmp_path / "silver/things"), plain)
+    assert DeltaTable(table.uri).protocol().min_reader_version == 1
+    chain = Chain(tmp_path)
+    chain.advance(thing(1, 1), thing(2, 1))
+    assert DeltaTable(table.uri).protocol().min_reader_version == 3
+    assert pl.read_delta(table.uri)["id"].sort().to_list() == [1, 2]
+    with pytest.raises(DeclarationError, match=r"unknown strategy 'rewrites'; .*Did you mean 'rewrite'"):
+        Kpi("kinds", source=THINGS, group_by=["kind"], measures={"n": Count()}, strategy="rewrites")  # type: ignore[arg-type]
