@@ -30,6 +30,7 @@ from storage.table_declaration import Declaration
 _BATCH = 10_000
 _FILL = 4_000_000
 _TIMES = 30
+_PAUSE = 0.05  # seconds between two merges, as in a stream
 _NONE = np.empty(0, np.int64)
 
 
@@ -111,7 +112,9 @@ def keys(uri: str, count: int) -> None:
         orders.merge(orders.some(count, _BATCH))
     times = []
     for _ in range(_TIMES):
-        times.append(orders.merge(orders.some(count, _BATCH)))
+        rows = orders.some(count, _BATCH)
+        time.sleep(_PAUSE)
+        times.append(orders.merge(rows))
         orders.maintenance.tick()
     whole, merge = (statistics.median(part) * 1e3 for part in zip(*times, strict=True))
     theirs = _theirs(uri, orders, count)

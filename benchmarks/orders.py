@@ -12,7 +12,7 @@ import polars as pl
 from bytewax.dataflow import Dataflow
 
 from flows import Count, Debezium, Kafka, Kpi, Pipeline, Silver, Sum, tumbling
-from flows.dataflow import Discard
+from flows.dataflow import Discard, collect_seldom
 from flows.event_batch import Decoding
 from flows.in_flight import Limits, Progress
 from flows.reading import Reading, RecordSource
@@ -62,6 +62,7 @@ def tailing() -> Dataflow:
 
 def decode_only() -> Dataflow:
     """Consume and decode, and nothing else: what a pipeline could reach at the most."""
+    collect_seldom()
     silver = pipeline().silvers[0]
     topic = silver.source.open(Settings.from_environment())
     unlimited = Limits(2**62, 2**62)

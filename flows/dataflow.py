@@ -47,7 +47,7 @@ class Run:
 
 def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
     """Return the dataflow of these tables. Raises SourceError when a topic cannot be reached."""
-    _collect_seldom()
+    collect_seldom()
     flow, stopping = Dataflow(run.pipeline), Stopping()
     for silver in silvers:
         changes = _keep_silver(flow, silver, run, stopping)  # (silver, Handover)
@@ -110,7 +110,7 @@ def _reading(silver: Silver, topic: Topic, run: Run) -> Reading:
     return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """Let the garbage collector look for cycles less often: every record read is an object, and none is part of one."""
     gc.set_threshold(_GARBAGE, 20, 50)
 
