@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+_LONGEST = 2.0  # seconds that a slow commit puts off the next
+
 
 @dataclass(frozen=True, slots=True)
 class Batching:
@@ -21,4 +23,4 @@ class Batching:
 
     def due(self, now: float, began: float, took: float) -> float:
         """Return when to commit what came `now`, after a commit that `began` then and `took` so long, in seconds."""
-        return max(now, began + max(self.max_delay.total_seconds(), 3 * took))
+        return max(now, began + max(self.max_delay.total_seconds(), min(3 * took, _LONGEST)))

@@ -108,8 +108,8 @@ class Decoding:
             if isinstance(batch, EventBatch):
                 runs.append(batch)
                 open_runs.pop(batch.partition, None)
-            elif batch.partition in open_runs:
-                open_runs[batch.partition].append(batch)
+            elif (run := open_runs.get(batch.partition)) and run[-1].end == batch.start:
+                run.append(batch)
             else:
                 run = open_runs[batch.partition] = [batch]
                 runs.append(run)

@@ -21,7 +21,7 @@ class Silver:
     the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
-    touches anew.
+    touches anew. A table that once had vectors keeps asking its readers to know them.
 
     Raises DeclarationError.
     """

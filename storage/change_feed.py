@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import polars as pl
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from storage.errors import HoleError
 
@@ -27,7 +26,7 @@ def read_changes(uri: str, after_version: int, version: int, schema: pl.Schema) 
     """
     try:
         feed = DeltaTable(uri).load_cdf(starting_version=after_version + 1, ending_version=version).read_all()
-    except DeltaError as error:
+    except Exception as error:
         raise HoleError(
             f"{uri}: the changes of versions {after_version + 1} to {version} cannot be read ({error}). They may "
             "have been removed by retention; move the Gold table away and it is rebuilt from all of Silver"

@@ -15,6 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import obstore
@@ -50,7 +51,7 @@ class DeltaLog:
             return None
         snapshot = Snapshot()
         if checkpoints:
-            newest = max(checkpoints)
+            newest = snapshot.checkpointed = max(checkpoints)
             snapshot.take(newest, self._checkpointed(checkpoints[newest]))
         for version in sorted(entry for entry in entries if entry > snapshot.version):
             self._apply_entry(snapshot, version)
@@ -108,11 +109,13 @@ class DeltaLog:
         What is needed is the newest checkpoint that was not written later, and all that came after it.
         """
         found = [item for batch in obstore.list(self._store, prefix=_LOG) for item in batch]
-        versions = {item["path"]: version for item in found if (version := _version(item["path"])) is not None}
         old = {item["path"] for item in found if item["last_modified"].timestamp() * 1000 < before}
-        keep = max((v for path, v in versions.items() if path in old and "checkpoint" in path), default=0)
-        for path in sorted(path for path, version in versions.items() if version < keep):
-            obstore.delete(self._store, path)  # one by one: who slept relies on their order
+        _, checkpoints = self._listed()
+        keep = max((version for version, paths in checkpoints.items() if old.issuperset(paths)), default=0)
+        versions = {item["path"]: _version(item["path"]) for item in found}
+        for path in sorted(path for path, version in versions.items() if version is not None and version < keep):
+            with suppress(FileNotFoundError):
+                obstore.delete(self._store, path)  # one by one: who slept relies on their order
 
     def _check_ours(self, version: int, content: bytes, cause: Exception | None = None) -> None:
         """Return when the entry is the one we meant to write: a retry inside the store finds its own first try."""

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -33,6 +34,8 @@ _log = logging.getLogger("goldwax")
 _CHECKPOINT_EVERY = 50  # commits
 _PAUSE = 60.0  # seconds after a failure
 _SWEEPS = 4  # in the time of a retention
+_FIRST_SWEEP = 60.0  # seconds after the start
+_FRESH = 3_600.0  # seconds for which the file of a compaction cannot have been taken for an orphan
 
 
 class Mover(Protocol):
@@ -69,8 +72,8 @@ class Maintenance:
         self._table, self._mover, self._retention = table, mover, retention
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="maintenance")
         self._job: Future[_Done] | None = None
-        self._checkpointed = table.version
-        self._swept = time.monotonic()
+        self._checkpointed = table.snapshot().checkpointed
+        self._swept = time.monotonic() + _FIRST_SWEEP - retention.total_seconds() / _SWEEPS
         self._resume_at = 0.0
 
     def tick(self) -> None:
@@ -123,16 +126,20 @@ class Maintenance:
         return work
 
     def _compaction(self, chosen: Sequence[DataFile]) -> _Work:
+        began = time.time()
+
         def work() -> _Done:
             compacted = compact(self._table.files, self._table.schema, chosen)
-            return partial(self._move, compacted)
+            return partial(self._move, compacted, began)
 
         return work
 
-    def _move(self, compacted: Compacted) -> None:
-        try:
-            self._mover.move(compacted)
-        except StaleCompactionError:
+    def _move(self, compacted: Compacted, began: float) -> None:
+        with suppress(StaleCompactionError):
+            if time.time() - began < _FRESH:
+                self._mover.move(compacted)
+                return
+        with suppress(TransientError):  # a sweep removes them later
             self._table.files.remove([file.path for file in compacted.written])
 
     def _sweep(self) -> _Work:

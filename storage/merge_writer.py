@@ -92,7 +92,7 @@ class MergeWriter:
 
         Raises FencedError, CommitRaceError and TransientError (open the table again, read its positions, decide).
         """
-        began, before = time.perf_counter(), self._table.data_version
+        began, before = time.perf_counter(), 0
         replaced = np.concatenate([changes.updated_slots, changes.deleted_slots])
         new_rows = pl.concat([changes.inserted, changes.updated_to])
         change_files = self._beside.submit(self._write_changes, changes)
@@ -100,8 +100,10 @@ class MergeWriter:
         retired = _Retired()
 
         def edit() -> Edit:
-            nonlocal retired
-            retired = self._retire(replaced)
+            nonlocal before, retired
+            if self._locator.present(changes.inserted_slots).any():
+                raise CommitRaceError(f"{self._table.uri}: another writer added rows that are to be inserted")
+            before, retired = self._table.data_version, self._retire(replaced)
             return Edit("MERGE", [*files, *retired.added], retired.removed, change_files.result())
 
         self._table.commit(edit, commit)

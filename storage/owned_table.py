@@ -3,8 +3,8 @@
 1. *Open.* Create the table, or check that the one there is ours and make it what is declared (`table_declaration`).
    Read the owner epoch it holds; ours is the next one.
 2. *Commit.* Files, positions (`txn` actions) and ledger (`commitInfo`) are one Delta commit (`table`).
-3. *Fence.* Every commit carries the epoch. Whoever loses a race and finds a newer owner stops; who finds a commit of an
-   older one opens the table again.
+3. *Fence.* Every commit of rows carries the epoch. Whoever loses a race and finds a newer owner stops; who finds a
+   commit of an older one opens the table again.
 
 Sources: Delta protocol, "Transaction Identifiers" and "Commit Provenance Information".
 """

@@ -57,7 +57,7 @@ class Places:
     """The place of every slot that has a row."""
 
     def __init__(self) -> None:
-        self._places = np.empty(0, np.int64)
+        self._places = np.full(1, _ABSENT, np.int64)
         self._files: dict[int, HeldFile] = {}
         self._number_of: dict[str, int] = {}
         self._free: list[int] = []

@@ -73,11 +73,12 @@ class RowImages:
             self._bytes -= _size(gone)
 
     def _spill(self, path: str, frame: pl.DataFrame) -> pl.DataFrame:
-        file = self._spilled[path] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `drop`
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `drop`
         table = frame.to_arrow(compat_level=pl.CompatLevel.newest())  # the layout that polars uses without copying
         with pa.ipc.new_file(pa.PythonFile(file, "wb"), table.schema) as writer:
             writer.write_table(table)
         file.flush()
+        self._spilled[path] = file
         return _mapped(file)
 
 

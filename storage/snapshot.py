@@ -23,7 +23,8 @@ _READER_VERSION, _WRITER_VERSION = 3, 7
 class Snapshot:
     """What a table is at `version`: its files by path, and how far each application is.
 
-    `tombstones` says when, in milliseconds, a data file or vector file was last taken out; it may still be in use.
+    `checkpointed` is the version of the checkpoint it was read from. `tombstones` says when, in milliseconds, a data
+    file or vector file was last taken out; it may still be in use.
     """
 
     version: int = -1
@@ -32,6 +33,7 @@ class Snapshot:
     files: dict[str, DataFile] = field(default_factory=dict)
     transactions: dict[str, int] = field(default_factory=dict)
     tombstones: dict[str, int] = field(default_factory=dict)
+    checkpointed: int = -1
 
     def apply(self, action: Action) -> None:
         """Take in one action; the removes of a version come before its adds."""
@@ -91,12 +93,13 @@ class Snapshot:
 
     def actions(self) -> list[Action]:
         """Return the actions that make up this state."""
+        live = self.live_paths()
         return [
             {"protocol": dict(self.protocol)},
             {"metaData": dict(self.metadata)},
             *(transaction(application, version) for application, version in self.transactions.items()),
             *(file.add(data_change=False) for file in self.files.values()),
-            *(tombstone(path, at) for path, at in self.tombstones.items() if path not in self.files),
+            *(tombstone(path, at) for path, at in self.tombstones.items() if path not in live),
         ]
 
     def _bury(self, path: str, vector: Mapping[str, Any] | None, now: int) -> None:

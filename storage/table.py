@@ -91,7 +91,7 @@ class Table:
         self._follower: Follower | None = None
         self._clock = 0
         self._attempt = ""
-        self._known_at = time.monotonic()
+        self._seen_at = _clocks()
 
     @property
     def version(self) -> int:
@@ -209,9 +209,9 @@ class Table:
         self._attempt = str(uuid.uuid4())
         said = {"timestamp": now, "txnId": self._attempt, **provenance(edit.operation), **info}
         self.log.commit(self.version + 1, actions, said)
-        if time.monotonic() - self._known_at > _SURE_FOR:
+        if self._seconds_unseen() > _SURE_FOR:
             self._check_unbroken()
-        self._known_at = time.monotonic()
+        self._seen_at = _clocks()
         self._snapshot.edit(edit.added, edit.removed, transactions, now)
         if edit.data_change:
             self.data_version = self.version
@@ -248,10 +248,18 @@ class Table:
             raise UnreadableTableError(f"{self.uri}: no Delta table is here; expected one with a _delta_log")
         return snapshot
 
+    def _seconds_unseen(self) -> float:
+        """Return how long ago we last knew the table; one clock stops when the machine sleeps, the other may jump."""
+        return max(now - then for now, then in zip(_clocks(), self._seen_at, strict=True))
+
     def _now(self) -> int:
         """Return the time in milliseconds; it never goes back from one commit of ours to the next."""
         self._clock = max(int(time.time() * 1000), self._clock + 1)
         return self._clock
+
+
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.time()
 
 
 def provenance(operation: str) -> dict[str, Any]:

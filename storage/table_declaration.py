@@ -72,7 +72,7 @@ class Declaration:
         columns = evolution(snapshot.metadata["schemaString"], self.schema_text)
         return (
             (snapshot.has_vectors or not self.vectors)
-            and not columns.added + columns.widened
+            and not (columns.added + columns.widened or columns.reordered)
             and self.configuration().items() <= found.items()
         )
 

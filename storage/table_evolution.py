@@ -24,6 +24,7 @@ class Evolution:
     added: tuple[str, ...]
     widened: tuple[str, ...]
     problems: tuple[str, ...]
+    reordered: bool
 
 
 def evolution(found: str, declared: str) -> Evolution:
@@ -31,8 +32,8 @@ def evolution(found: str, declared: str) -> Evolution:
 
     >>> def schema(**types):
     ...     return json.dumps({"fields": [{"name": name, "type": found} for name, found in types.items()]})
-    >>> evolution(schema(id="integer", price="decimal(9,2)"), schema(id="long", price="decimal(9,1)", note="string"))
-    Evolution(added=('note',), widened=('id',), problems=('price: found decimal(9,2), declared decimal(9,1)',))
+    >>> evolution(schema(id="integer", at="date"), schema(id="long", at="string", note="string"))
+    Evolution(added=('note',), widened=('id',), problems=('at: found date, declared string',), reordered=False)
     """
     actual, expected = _columns(found), _columns(declared)
     changed = [name for name in expected if name in actual and actual[name] != expected[name]]
@@ -42,6 +43,7 @@ def evolution(found: str, declared: str) -> Evolution:
         tuple(name for name in expected if name not in actual),
         widened,
         tuple(f"{name}: found {actual[name]}, declared {expected.get(name, 'nothing')}" for name in wrong),
+        [name for name in actual if name in expected] != [name for name in expected if name in actual],
     )
 
 

@@ -25,6 +25,7 @@ from storage.errors import CorruptVectorError, TransientError, UnreadableTableEr
 from storage.object_store import is_local, reason
 from storage.ranged_file import RangedFile
 from storage.statistics import statistics
+from storage.sweep import remove_files
 
 _MAX_ROWS = 4_000_000  # of one data file
 _ROW_GROUP = 2**18
@@ -101,9 +102,7 @@ class TableFiles:
     def remove(self, paths: Sequence[str]) -> None:
         """Delete files for good; one that is not there is no error. Raises TransientError."""
         try:
-            obstore.delete(self._store, list(paths))
-        except FileNotFoundError:
-            pass
+            remove_files(self._store, paths)
         except (BaseError, OSError) as error:
             raise TransientError(f"{self._uri}: files could not be removed: {reason(error)}") from error
 

@@ -69,7 +69,7 @@ def test_a_disk_full_for_one_of_the_files_changes_nothing(
     owner = owner if again == "the same owner" else opened(path, vectors=vectors)
     merge(owner)
     assert_merged(path)
-    age(path, 2 * HOUR)
+    age(path, 26 * HOUR)
     needed = {Path(uri).name for uri in DeltaTable(path).file_uris()}
     owner.maintain(HOUR)
     data = {file.name for file in path.glob("part-*")}

@@ -160,3 +160,37 @@ def test_whoever_loses_every_race_gives_up_and_has_written_nothing(
     assert held(path) == [EVE, EVE, EVE]
     table.append(rooms(ADA), Commit({"desk/0": 1}))
     assert held(path) == [ADA, EVE, EVE, EVE]
+
+
+@BOTH
+@WHEN
+def test_a_row_that_another_writer_has_just_added_is_not_inserted_beside_it(
+    tmp_path: Path,
+    during: bool,  # noqa: FBT001
+    vectors: bool,  # noqa: FBT001
+) -> None:
+    path = tmp_path / "rooms"
+    owner = keyed_rooms(path, vectors=vectors)
+    owner.merge([ADA], [], {"desk/0": 1})
+    eve_moves = ("7x", 7, "Eve's guest")
+    with pytest.raises(CommitRaceError, match="another writer added rows that are to be inserted"):
+        ours_after(
+            lambda: append_foreign(path, EVE), lambda: owner.merge([eve_moves], [], {"desk/0": 2}), during=during
+        )
+    assert read_positions(str(path), "hotel", ["desk/0"]) == {"desk/0": 1}
+    keyed_rooms(path, vectors=vectors).merge([eve_moves], [], {"desk/0": 2})
+    assert held(path) == [ADA, eve_moves]
+
+
+@BOTH
+def test_a_merge_says_after_which_rows_of_others_it_came(tmp_path: Path, vectors: bool) -> None:  # noqa: FBT001
+    """A Gold table that stands before them must read them from the change feed first."""
+    path = tmp_path / "rooms"
+    owner = keyed_rooms(path, vectors=vectors)
+    owner.merge([ADA], [], {})
+    append_foreign(path, EVE)
+    done = owner.merge([BOB], [], {})
+    assert (done.from_version, done.version) == (2, 3)
+    DeltaTable(path).optimize.compact()
+    done = owner.merge([CYD], [], {})
+    assert (done.from_version, done.version) == (3, 5), "an OPTIMIZE changes no row"

@@ -129,12 +129,13 @@ def test_files_that_no_version_within_retention_needs_go_and_no_others(aged: Age
     needed = {Path(uri).name for uri in DeltaTable(aged.uri, version=10).file_uris()}
     foreign = ["README.txt", "notes/plan.md", "_delta_log/README.txt", "part.csv"]
     orphans = ["part-orphan.parquet", "_dv/deletion_vector_orphan.bin", "_change_data/cdc-orphan.parquet"]
-    in_flight = [name.replace("orphan", "new") for name in orphans]
+    in_flight = [*(name.replace("orphan", "new") for name in orphans), "part-long-in-writing.parquet"]
     for name in [*foreign, *orphans, *in_flight]:
         (aged.path / name).parent.mkdir(exist_ok=True)
         (aged.path / name).write_text("?")
-    for name in [*foreign, *orphans]:
+    for name in [*foreign, *orphans, "part-long-in-writing.parquet"]:
         age(aged.path / name, 2 * HOUR)
+    age(aged.path / "part-orphan.parquet", 24 * HOUR)  # what others write may take them hours to commit
     aged.owner.maintain(HOUR)
     left = files(aged.path)
     assert left >= {*foreign, *in_flight}

@@ -1,6 +1,7 @@
 """Merges of keyed rows in both strategies: what they write, what they say, and what the change feed gives back."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ def test_the_change_feed_gives_every_merge_back(tmp_path: Path, vectors: bool) -
             assert in_order(images.after.rows()) == in_order(came)
     with pytest.raises(HoleError, match="the changes of versions 7 to 9 cannot be read"):
         read_changes(str(path), 6, 9, ROOMS)
+    shutil.rmtree(path / "_change_data")
+    with pytest.raises(HoleError, match="the changes of versions 1 to 6 cannot be read"):
+        read_changes(str(path), 0, 6, ROOMS)
 
 
 @VECTORS

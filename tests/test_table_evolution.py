@@ -201,3 +201,15 @@ def test_an_evolution_that_loses_a_race_is_worked_out_again(tmp_path: Path, kind
 def files(path: Path) -> list[Row]:
     found = [(str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file()]
     return in_order(found)
+
+
+def test_columns_in_another_order_are_the_same_columns(tmp_path: Path) -> None:
+    path = tmp_path / "rooms"
+    one = pl.Schema({"id": pl.Int64(), "city": pl.String(), "n": pl.Int64()})
+    other = pl.Schema({"n": pl.Int64(), "id": pl.Int64(), "city": pl.String()})
+    KeyedTable(str(path), one, ["id"], vectors=True).merge([(1, "Bern", 5), (2, "Genf", 6)], [], {})
+    owner = KeyedTable(str(path), other, ["id"], vectors=True)
+    owner.merge([(7, 2, "Genève"), (8, 3, "Chur")], [], {})
+    owner.merge([(9, 1, "Berne")], [(2,)], {})
+    expected = rows_of(other, (9, 1, "Berne"), (8, 3, "Chur"))
+    assert_all_read(IN_PROCESS, str(path), comparable(expected))
