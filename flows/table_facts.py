@@ -56,6 +56,13 @@ def table_version(uri: str) -> int:
     return snapshot.version if snapshot else -1
 
 
+def merged_version(uri: str) -> int:
+    """Return the version of the newest commit of rows by an owner, -1 where there is none; maintenance counts not."""
+    if table_version(uri) < 0:
+        return -1
+    return next((int(entry["version"]) for entry in DeltaTable(uri).history() if LEDGER in entry), -1)
+
+
 def table_facts(place: TablePlace) -> TableFacts | None:
     """Read the facts of a table, None where there is none."""
     try:

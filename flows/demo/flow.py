@@ -13,7 +13,7 @@ from flows.demo.errors import DemoError
 from flows.demo.lock import note_flow
 from flows.lake import Lake
 from flows.pipeline import Pipeline
-from flows.table_facts import table_version
+from flows.table_facts import merged_version
 from storage.owned_table import read_positions
 from storage.positions import Positions
 
@@ -93,7 +93,7 @@ def standing(pipeline: Pipeline, lake: Lake, partitions: Positions) -> Standing:
     silver = pipeline.silvers[0].name
     uri = lake.silver(silver)
     shown = [read_positions(lake.gold(kpi.name), pipeline.name, [silver]).get(silver, -1) for kpi in pipeline.kpis]
-    version = table_version(uri)
+    version = merged_version(uri)
     return Standing(read_positions(uri, pipeline.name, partitions), version, tuple(shown))
 
 
