@@ -96,7 +96,9 @@ class GoldStage:
             except HoleError:
                 self._make_anew(version)
             else:
-                self._advance_to(step, images.before, images.after)
+                if images.before.height or images.after.height:
+                    self._advance_to(step, images.before, images.after)
+                self._position = step  # versions that changed no row need no commit
 
     def _advance_to(self, version: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
         self._commit(version, self._rollup.plan(before, after))
