@@ -44,7 +44,7 @@ def run(*, quick: bool = False) -> None:
     _child("scan", 1_000 // scale)
     print("\nCommits of 100 random keys, 100,000 rows, maintenance on\n")
     _child("commits", 10_000 // scale)
-    print("\n1 % of a table of 16 columns merged at once\n")
+    print("\n1 % of a table of 16 columns merged at once, without a change feed\n")
     _child("wide", 60_000_000 // scale)
 
 

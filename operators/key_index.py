@@ -6,7 +6,7 @@
 4. Two keys of one hash cannot be mixed up: the later one gets a slot of its own, found through a dictionary, which
    stays empty outside of hostile input.
 
-Memory: 4 bytes a place at a load of at most 0.6, 8 bytes a key for its hash, and the keys themselves (`RowStore`).
+Memory: 4 bytes a place at a load of at most 0.6, 8 bytes a key for its hash, and the keys themselves (`key_store`).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ import polars as pl
 from operators.equality import equal_rows
 from operators.growing import grown
 from operators.hashing import Hashes, hash_columns
-from operators.key_store import Flags, KeyColumn, key_column
+from operators.held_rows import Flags
+from operators.key_store import KeyColumn, key_column
 
 Slots = npt.NDArray[np.int64]
 

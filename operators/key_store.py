@@ -11,10 +11,10 @@ import polars as pl
 
 from operators.equality import equal_rows
 from operators.growing import grown
+from operators.held_rows import Flags
 from operators.row_store import RowStore
 
 Numbers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 class KeyColumn(Protocol):

@@ -16,11 +16,10 @@ import polars as pl
 
 from storage.delta_actions import DataFile
 from storage.places import alive_rows
-from storage.table_files import TableFiles
+from storage.table_files import MAX_ROWS, TableFiles
 
 _FAN_IN = 4
 _SMALLEST = 2_000  # live rows; files below are one tier
-_MAX_ROWS = 4_000_000  # a file is not made larger than this
 _GONE_SHARE = 0.2
 
 
@@ -81,4 +80,4 @@ def _tier(live: int) -> int:
 def _up_to_limit(files: Sequence[DataFile]) -> list[DataFile]:
     """Return the first files that together stay below the largest size, and at least one where there is one."""
     totals = np.cumsum([live_rows(file) for file in files])
-    return [file for file, total in zip(files, totals, strict=True) if total <= _MAX_ROWS] or [*files[:1]]
+    return [file for file, total in zip(files, totals, strict=True) if total <= MAX_ROWS] or [*files[:1]]

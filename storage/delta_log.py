@@ -35,7 +35,7 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.\d{10}\.(\d{10}))?\.parquet"
 
 
 class DeltaLog:
-    """The log below a table's root in an object store. Used by one thread at a time."""
+    """The log below a table's root in an object store. Keeps no state, so several threads may use it."""
 
     def __init__(self, store: ObjectStore, place: str) -> None:
         self._store = store

@@ -63,7 +63,7 @@ _Work = Callable[[], _Done]
 
 
 class Maintenance:
-    """Maintains one table; `mover` is the table itself or the merge writer that keeps its rows.
+    """Maintains one table; `mover` is the table itself, or the locator that keeps track of its rows.
 
     Replaced files and log entries stay for `retention`: so long can readers use, or go back to, an older version.
     """
@@ -93,7 +93,7 @@ class Maintenance:
         before = len(self._table.data_files)
         while chosen := choose(self._table.data_files, self._mover.enough_rows):
             self._compaction(chosen)()()
-        self._checkpoint()()
+        self._checkpoint()()()
         removed = self._swept_now()
         return Maintained(before, len(self._table.data_files), removed)
 
@@ -117,11 +117,13 @@ class Maintenance:
 
     def _checkpoint(self) -> _Work:
         snapshot = self._table.snapshot()
-        self._checkpointed = snapshot.version
+
+        def done() -> None:
+            self._checkpointed = snapshot.version
 
         def work() -> _Done:
             self._table.log.write_checkpoint(snapshot)
-            return _nothing
+            return done
 
         return work
 
@@ -165,7 +167,3 @@ class Maintenance:
 
     def _expired_before(self) -> int:
         return int((time.time() - self._retention.total_seconds()) * 1000)
-
-
-def _nothing() -> None:
-    """Leave nothing to the owner."""

@@ -27,7 +27,9 @@ from storage.ranged_file import RangedFile
 from storage.statistics import statistics
 from storage.sweep import remove_files
 
-_MAX_ROWS = 4_000_000  # of one data file
+MAX_ROWS = 4_000_000
+"""Rows of one data file."""
+
 _ROW_GROUP = 2**18
 _CHANGE_DATA = "_change_data"
 
@@ -45,11 +47,11 @@ class TableFiles:
 
         Raises TransientError.
         """
-        return [self._write(part, _quickly) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
+        return [self._write(part, _quickly) for part in rows.iter_slices(MAX_ROWS)] if rows.height else []
 
     def write_beside(self, rows: pl.DataFrame) -> list[DataFile]:
         """Write rows as `write` does, smaller and on this thread alone, which leaves the other cores to the owner."""
-        return [self._write(part, _compactly) for part in rows.iter_slices(_MAX_ROWS)] if rows.height else []
+        return [self._write(part, _compactly) for part in rows.iter_slices(MAX_ROWS)] if rows.height else []
 
     def write_changes(self, rows: pl.DataFrame) -> Action:
         """Write rows with their `_change_type` as a change-data file. Raises TransientError."""
