@@ -1,7 +1,7 @@
 """Killed with SIGKILL at random moments, again and again: no row is lost, doubled or changed.
 
-The expected tables are those of one run that nobody interrupts. Kills come at random times after the engine has
-started to read, small commits make sure that there is always one under way, and one last run finishes the rest.
+The expected tables are those of one run that nobody interrupts. A kill comes after a random number of commits, so that
+a fast machine does not finish before it; commits are small, so that one is always under way; a last run does the rest.
 """
 
 import random
@@ -29,6 +29,7 @@ from tests.kafka_broker import Broker
 FEW, MANY = 3, 25
 _EVENTS_A_KILL = 7_000
 _SMALL_COMMITS = "400"
+_COMMITS_A_KILL = 20  # at most; to all tables together, so that the events of a kill are never read up before it
 
 
 def _log(tmp_path: Path, count: int) -> tuple[dict[str, str], dict[int, int]]:
@@ -55,18 +56,18 @@ def _kill_again_and_again(engine: Engine, recovery: Path, kills: int, *, keep_re
         if not keep_recovery:
             forget_recovery(recovery)
         process = engine.start(arguments=with_recovery(recovery), TEST_MAX_ROWS=_SMALL_COMMITS)
-        _kill(process, engine.lake, chance.uniform(0, 1.5))
-        assert process.returncode == -signal.SIGKILL, f"run {number} ended by itself: {process.stdout}"
+        said = _kill(process, engine.lake, chance.randint(1, _COMMITS_A_KILL), chance.uniform(0, 0.05))
+        assert process.returncode == -signal.SIGKILL, f"run {number} ended by itself: {said}"
 
 
-def _kill(process: subprocess.Popen[str], lake: Path, seconds: float) -> None:
-    """Kill it `seconds` after its first commit to any table, so that no kill is wasted on the start-up."""
-    before = _commits(lake)
-    while _commits(lake) == before and process.poll() is None:
-        time.sleep(0.01)
+def _kill(process: subprocess.Popen[str], lake: Path, commits: int, seconds: float) -> str:
+    """Kill it `seconds` after so many commits, so that no kill is wasted on the start-up; return what it printed."""
+    enough = _commits(lake) + commits
+    while _commits(lake) < enough and process.poll() is None:
+        time.sleep(0.005)
     time.sleep(seconds)
     process.kill()
-    process.communicate()
+    return process.communicate()[0]
 
 
 def _commits(lake: Path) -> int:
