@@ -19,6 +19,8 @@ from operators.schema import DeclarationError
 from storage.errors import StorageError
 from storage.table_declaration import check_table
 
+_LEAST_RETENTION = timedelta(minutes=1)
+
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
@@ -51,6 +53,11 @@ class Pipeline:
                 )
         if not self.silvers:
             raise DeclarationError(f"Pipeline {self.name!r}: expected at least one Silver table")
+        if self.retention < _LEAST_RETENTION:
+            raise DeclarationError(
+                f"Pipeline {self.name!r}: retention is {self.retention}, expected at least {_LEAST_RETENTION}: readers "
+                "and merges that are under way use files for so long"
+            )
 
     @property
     def silvers(self) -> list[Silver]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 from deltalake import DeltaTable
 
+from storage.delta_log import DeltaLog
 from storage.errors import HoleError
+from storage.object_store import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,12 @@ class FeedImages:
 def read_changes(uri: str, after_version: int, version: int, schema: pl.Schema) -> FeedImages:
     """Return the images of all commits of ``after_version < commit <= version``, in the columns of `schema`.
 
-    Raises HoleError when the table no longer holds these versions.
+    Raises HoleError when the table no longer holds these versions, TransientError when the store fails.
     """
     try:
         feed = DeltaTable(uri).load_cdf(starting_version=after_version + 1, ending_version=version).read_all()
-    except Exception as error:
+    except Exception as error:  # deltalake has no error of its own for files that are gone
+        DeltaLog(open_store(uri), uri).holds(version)  # a store that fails says so here
         raise HoleError(
             f"{uri}: the changes of versions {after_version + 1} to {version} cannot be read ({error}). They may "
             "have been removed by retention; move the Gold table away and it is rebuilt from all of Silver"

@@ -24,7 +24,7 @@ from obstore.exceptions import BaseError
 
 from storage.compaction import Compacted, StaleCompactionError, choose, compact
 from storage.delta_actions import DataFile
-from storage.errors import StorageError, TransientError
+from storage.errors import CommitRaceError, StorageError, TransientError
 from storage.object_store import reason
 from storage.sweep import sweep
 from storage.table import Table
@@ -77,12 +77,20 @@ class Maintenance:
         self._resume_at = 0.0
 
     def tick(self) -> None:
-        """Finish what is done beside us, and begin what is due. Raises what `Table.commit_edit` raises."""
-        if self._job and self._job.done():
-            job, self._job = self._job, None
-            self._finish(job)
-        if self._job is None and time.monotonic() >= self._resume_at and (work := self._due()):
-            self._job = self._beside.submit(work)
+        """Finish what is done beside us, and begin what is due.
+
+        Raises CommitRaceError, when the table must be opened again, and FencedError.
+        """
+        try:
+            if self._job and self._job.done():
+                job, self._job = self._job, None
+                self._finish(job)
+            if self._job is None and time.monotonic() >= self._resume_at and (work := self._due()):
+                self._job = self._beside.submit(work)
+        except CommitRaceError:
+            raise
+        except TransientError as error:
+            self._put_off(error)
 
     def run(self) -> Maintained:
         """Do here and now all there is to do: compaction until the table is in shape, a checkpoint, a sweep.
@@ -110,10 +118,13 @@ class Maintenance:
         try:
             done = job.result()
         except (StorageError, BaseError, OSError) as error:
-            _log.warning("%s: maintenance failed and is tried again: %s", self._table.uri, reason(error))
-            self._resume_at = time.monotonic() + _PAUSE
+            self._put_off(error)
         else:
             done()
+
+    def _put_off(self, error: Exception) -> None:
+        _log.warning("%s: maintenance failed and is tried again: %s", self._table.uri, reason(error))
+        self._resume_at = time.monotonic() + _PAUSE
 
     def _checkpoint(self) -> _Work:
         snapshot = self._table.snapshot()

@@ -1,22 +1,24 @@
 """Rows of data files by number, out of decoded files: the before-images of rows that are replaced or deleted.
 
 A file's rows are decoded when one of them is first asked for, or given to us when we write it. What was used last stays
-in memory up to a number of bytes. A file that is asked for again after it had to go is written, decoded, to a nameless
-temporary file (in TMPDIR) and mapped into memory, so that the operating system keeps what is hot: tables of any size
-have their before-images at the price of local disk.
+in memory up to a number of bytes. What has to go and was asked for is written, decoded, to a nameless temporary file
+(in TMPDIR) that stays mapped into memory, where the operating system keeps what is hot: tables of any size have their
+before-images at the price of local disk, and no file is decoded twice.
 """
 
+import logging
 import mmap
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import IO
 
 import polars as pl
 import pyarrow as pa
 
 from storage.delta_actions import DataFile
 from storage.table_files import TableFiles
+
+_log = logging.getLogger("goldwax")
 
 _BUDGET = 2**30  # bytes of decoded files in memory
 
@@ -28,8 +30,8 @@ class RowImages:
         self._files, self._schema, self._budget = files, schema, budget
         self._frames: OrderedDict[str, pl.DataFrame] = OrderedDict()
         self._bytes = 0
-        self._decoded_before: set[str] = set()
-        self._spilled: dict[str, IO[bytes]] = {}
+        self._asked_for: set[str] = set()
+        self._mapped: dict[str, pl.DataFrame] = {}
 
     def rows(self, files: Sequence[DataFile]) -> pl.DataFrame:
         """Return all rows of these files, one file after the other, without copying any.
@@ -46,44 +48,45 @@ class RowImages:
         """Forget a file that is not part of the table any more."""
         frame = self._frames.pop(path, None)
         self._bytes -= 0 if frame is None else _size(frame)
-        self._decoded_before.discard(path)
-        if spilled := self._spilled.pop(path, None):
-            spilled.close()
+        self._asked_for.discard(path)
+        self._mapped.pop(path, None)
 
     def _frame(self, file: DataFile) -> pl.DataFrame:
         path = file.path
-        if path in self._frames:
-            self._frames.move_to_end(path)
-            return self._frames[path]
-        if path in self._spilled:
-            frame = _mapped(self._spilled[path])
-        else:
+        if path in self._mapped:
+            return self._mapped[path]
+        self._asked_for.add(path)
+        if path not in self._frames:
             frame = self._files.read(file, self._schema)
-            frame = self._spill(path, frame) if path in self._decoded_before else frame
-            self._decoded_before.add(path)
-        self._keep(path, frame)
-        return frame
+            self._keep(path, frame)
+            return frame
+        self._frames.move_to_end(path)
+        return self._frames[path]
 
     def _keep(self, path: str, frame: pl.DataFrame) -> None:
         self._frames[path] = frame
         self._bytes += _size(frame)
         while self._bytes > self._budget and len(self._frames) > 1:
             oldest, gone = self._frames.popitem(last=False)
-            self._decoded_before.add(oldest)
             self._bytes -= _size(gone)
+            if oldest in self._asked_for:
+                self._spill(oldest, gone)
 
-    def _spill(self, path: str, frame: pl.DataFrame) -> pl.DataFrame:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `drop`
-        table = frame.to_arrow(compat_level=pl.CompatLevel.newest())  # the layout that polars uses without copying
+    def _spill(self, path: str, frame: pl.DataFrame) -> None:
+        try:
+            self._mapped[path] = _mapped(frame)
+        except OSError as error:
+            _log.warning("%s: a data file is decoded whenever it is needed: %s", tempfile.gettempdir(), error)
+
+
+def _mapped(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return rows out of a temporary file, which is gone when they are."""
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest())  # the layout that polars uses without copying
+    with tempfile.TemporaryFile() as file:
         with pa.ipc.new_file(pa.PythonFile(file, "wb"), table.schema) as writer:
             writer.write_table(table)
         file.flush()
-        self._spilled[path] = file
-        return _mapped(file)
-
-
-def _mapped(file: IO[bytes]) -> pl.DataFrame:
-    mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return _frame(pa.ipc.open_file(pa.py_buffer(mapping)).read_all())
 
 

@@ -8,6 +8,7 @@ import io
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 from urllib.parse import unquote
 
 import obstore
@@ -31,6 +32,7 @@ MAX_ROWS = 4_000_000
 """Rows of one data file."""
 
 _ROW_GROUP = 2**18
+_CODEC: Literal["lz4"] = "lz4"  # quick to write, and as quick to read as any
 _CHANGE_DATA = "_change_data"
 
 Content = bytes | memoryview
@@ -50,8 +52,8 @@ class TableFiles:
         return [self._write(part, _quickly) for part in rows.iter_slices(MAX_ROWS)] if rows.height else []
 
     def write_beside(self, rows: pl.DataFrame) -> list[DataFile]:
-        """Write rows as `write` does, smaller and on this thread alone, which leaves the other cores to the owner."""
-        return [self._write(part, _compactly) for part in rows.iter_slices(MAX_ROWS)] if rows.height else []
+        """Write rows as `write` does, on this thread alone, which leaves the other cores to the owner."""
+        return [self._write(part, _on_one_core) for part in rows.iter_slices(MAX_ROWS)] if rows.height else []
 
     def write_changes(self, rows: pl.DataFrame) -> Action:
         """Write rows with their `_change_type` as a change-data file. Raises TransientError."""
@@ -136,21 +138,22 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _quickly(rows: pl.DataFrame) -> memoryview:
-    """Return rows as Parquet with all cores: what the owner writes and waits for, and soon writes again."""
+    """Return rows as Parquet with all cores: what the owner writes and waits for."""
     buffer = io.BytesIO()
-    rows.write_parquet(buffer, compression="lz4")
+    rows.write_parquet(buffer, compression=_CODEC)
     return buffer.getbuffer()
 
 
-def _compactly(rows: pl.DataFrame) -> memoryview:
-    """Return rows as Parquet, smaller, with one core."""
+def _on_one_core(rows: pl.DataFrame) -> memoryview:
+    """Return rows as Parquet with one core, in the same layout."""
     buffer = io.BytesIO()
     texts = [name for name, dtype in rows.schema.items() if dtype == pl.String]
     pq.write_table(
         rows.to_arrow(compat_level=pl.CompatLevel.oldest()),
         buffer,
-        compression="zstd",
+        compression=_CODEC,
         use_dictionary=texts,
+        store_decimal_as_integer=True,
         row_group_size=_ROW_GROUP,
     )
     return buffer.getbuffer()

@@ -113,10 +113,16 @@ class DuckDB:
     def rows(self, uri: str, version: int | None = None, where: Where | None = None) -> pl.DataFrame:
         at = "" if version is None else f", version := {version:d}"
         query = f"select * from delta_scan(?{at}){where_clause(where)}"
-        with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as duck:
-            duck.load_extension(_duckdb_extension())
-            duck.execute("set timezone = 'UTC'")
+        with self.connect() as duck:
             return comparable(duck.execute(query, [uri]).pl())
+
+    @staticmethod
+    def connect() -> duckdb.DuckDBPyConnection:
+        """Return a database that can read Delta tables."""
+        duck = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+        duck.load_extension(_duckdb_extension())
+        duck.execute("set timezone = 'UTC'")
+        return duck
 
 
 def where_clause(where: Where | None) -> str:

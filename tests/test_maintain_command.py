@@ -1,6 +1,7 @@
 """`goldwax maintain MODULE` beside the pipeline that owns the tables."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -8,13 +9,14 @@ import pytest
 from deltalake import DeltaTable
 
 from flows.cli import main
+from tests.clocks import age, movable_clock
 from tests.test_stages import TABLES, Chain, thing
 
+HOUR = timedelta(hours=1)
 MODULE = """
-from datetime import timedelta
 from flows import Pipeline
 from tests.test_stages import KINDS, THINGS
-pipeline = Pipeline("demo", tables=[THINGS, KINDS], retention=timedelta(0))
+pipeline = Pipeline("demo", tables=[THINGS, KINDS])
 """
 
 
@@ -28,13 +30,17 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_tables_are_compacted_and_swept_and_their_owner_goes_on(
-    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = tmp_path / "lake"
+    clock = movable_clock(monkeypatch)
+    clock.offset = -2 * HOUR
     chain = Chain(lake)
     for step in range(5):
         chain.advance(*(thing(number, 1) for number in range(4 * step, 4 * step + 4)), thing(0, 2 + step))
     files = {table: len(DeltaTable(lake / table).file_uris()) for table in TABLES}
+    age(lake, 2 * HOUR)
+    clock.offset = timedelta(0)
 
     assert main(["maintain", module]) == 0
     told = re.findall(r"^(\w+ \w+): (\d+) data files are now (\d+); (\d+)", capsys.readouterr().out, re.MULTILINE)
@@ -43,7 +49,7 @@ def test_tables_are_compacted_and_swept_and_their_owner_goes_on(
     assert [(int(before), int(after)) for _, before, after, _ in told] == [
         (files.get(table, 0), count) for table, count in now.items()
     ]
-    assert (now["staging/things"], now["silver/things"]) == (2, 2)
+    assert max(now["staging/things"], now["silver/things"]) <= 2
     assert sum(int(gone) for *_, gone in told) > 0
     for table in TABLES:
         assert len([*(lake / table / "_delta_log").glob("*.checkpoint.parquet")]) == 1

@@ -232,6 +232,32 @@ def test_a_store_that_refuses_maintenance_does_not_stop_merges(
     assert len(caplog.records) == 1
 
 
+def test_a_log_that_cannot_be_read_puts_a_sweep_off_and_does_not_reach_the_merge(
+    aged: Aged, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sweep first takes in what others committed; a compaction that fails to commit is left as well."""
+    maintenance = Maintenance(aged.owner.table, aged.owner.locator, HOUR)
+    maintenance._swept -= 20 * 60
+
+    def failing(*_: object) -> None:
+        raise TransientError("the store is away")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aged.owner.table, "refresh", failing)
+        ticks(maintenance)
+    assert "maintenance failed and is tried again: the store is away" in caplog.text
+    for key in range(4):
+        aged.owner.merge([(KEYS * 10 + key, 0)], [], {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aged.owner.locator, "move", failing)
+        monkeypatch.setattr(maintenance, "_resume_at", 0.0)
+        ticks(maintenance, 6)
+    assert len(caplog.records) == 2
+    version = aged.owner.table.version
+    states = merges(aged.owner, version + 1, version + 2)
+    assert_all_read(IN_PROCESS, aged.uri, frame(states[version + 2]))
+
+
 def test_maintenance_by_hand_says_why_it_cannot(aged: Aged, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(30, "Read-only file system")

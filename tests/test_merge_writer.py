@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import obstore
 import polars as pl
 import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from storage.change_feed import read_changes
-from storage.errors import HoleError
+from storage.errors import HoleError, TransientError
 from storage.owned_table import read_positions
 from tests.keyed_table import KeyedTable, Row
 from tests.readers import CHANGES, IN_PROCESS, DataFusion, assert_all_read, comparable
@@ -106,7 +107,17 @@ def test_the_change_feed_gives_every_merge_back(tmp_path: Path, vectors: bool) -
             assert in_order(images.after.rows()) == in_order(came)
     with pytest.raises(HoleError, match="the changes of versions 7 to 9 cannot be read"):
         read_changes(str(path), 6, 9, ROOMS)
-    shutil.rmtree(path / "_change_data")
+    change_data = path / "_change_data"
+    with pytest.MonkeyPatch.context() as patch:
+
+        def failing(*_: object, **__: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(obstore, "head", failing)
+        patch.setattr(DeltaTable, "load_cdf", failing)
+        with pytest.raises(TransientError, match=r"version 6 could not be looked up: .*Input/output error"):
+            read_changes(str(path), 0, 6, ROOMS)
+    shutil.rmtree(change_data)
     with pytest.raises(HoleError, match="the changes of versions 1 to 6 cannot be read"):
         read_changes(str(path), 0, 6, ROOMS)
 

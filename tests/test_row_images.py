@@ -81,35 +81,51 @@ def test_images_are_the_rows_whatever_had_to_go(tmp_path: Path, spills: Path, fi
     assert len(images.images._frames) <= max(1, files_in_memory)
     assert (open_files(spills) > 0) == (files_in_memory < FILES)
     images.drop_all()
-    assert (images.images._bytes, len(images.images._frames), len(images.images._spilled)) == (0, 0, 0)
+    assert (images.images._bytes, len(images.images._frames), len(images.images._mapped)) == (0, 0, 0)
 
 
-def test_a_file_is_decoded_twice_at_most(tmp_path: Path, spills: Path) -> None:
-    """The second time it is written down; then its data file may even be gone."""
+def test_a_file_is_decoded_once(tmp_path: Path, spills: Path) -> None:
+    """It is written down when it has to go; then its data file may even be gone."""
     images = Images(tmp_path, 1)
-    for number in (0, 1, 0, 1):
+    for number in (0, 1, 2):
         images.check(number, [0, 7, ROWS - 1])
     assert open_files(spills) == 2
-    images.path(0).unlink()
-    for number in (2, 0, 1, 0, 3, 0):
+    for number in (0, 1, 2):
+        images.path(number).unlink()
+    for number in (3, 0, 2, 1, 0, 3, 4, 0):
         images.check(number, [*range(ROWS)])
-    images.path(3).unlink()
+    images.path(5).unlink()
     with pytest.raises(UnreadableTableError, match="cannot be read"):
-        images.check(3, [1])  # was decoded once, and had to go
+        images.check(5, [1])
     images.drop_all()
 
 
-def test_what_was_used_last_stays(tmp_path: Path, spills: Path) -> None:
+def test_what_was_never_asked_for_is_not_written_down(tmp_path: Path, spills: Path) -> None:
     images = Images(tmp_path, 2)
-    for number in (0, 1, 0, 2):
-        images.check(number, [5])
-    for number in (0, 2):
+    for number in range(FILES):
+        images.images.keep(images.files[number].path, images.rows[number])
+    assert open_files(spills) == 0
+    for number in (FILES - 1, FILES - 2):  # used last, so still there
         images.path(number).unlink()
         images.check(number, [5, 6])
-    images.path(1).unlink()
-    with pytest.raises(UnreadableTableError):
-        images.check(1, [5])
-    assert open_files(spills) == 0
+    images.check(0, [5])
+    images.check(1, [5])
+    assert open_files(spills) == 2
+    images.drop_all()
+
+
+def test_a_full_disk_for_temporary_files_costs_time_and_nothing_else(
+    tmp_path: Path, spills: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    images = Images(tmp_path, 1)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    for number in (0, 1, 0, 1):
+        images.check(number, [0, 7, ROWS - 1])
+    assert f"{spills}: a data file is decoded whenever" in caplog.text
+    assert "No space left on device" in caplog.text
     images.drop_all()
 
 
@@ -139,4 +155,4 @@ def test_merges_have_their_before_images_however_little_is_kept(tmp_path: Path, 
     assert_frame_equal(DataFusion().changes(uri, 1, owner.table.version), expected)
     assert spilled > 0
     owner.merge([], [(key,) for key in model], {})
-    assert open_files(spills) == len(owner.locator._images._spilled) == 0, "files that are gone release theirs"
+    assert open_files(spills) == len(owner.locator._images._mapped) == 0, "files that are gone release theirs"

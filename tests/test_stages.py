@@ -1,6 +1,7 @@
 """The stages one after the other, without the engine, where a commit is made to fail."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from flows import Count, EventLog, Json, Kpi, Silver
+from flows import Count, EventLog, Json, Kpi, Pipeline, Silver
 from flows.event_batch import Decoding, EventBatch, decode_records
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
@@ -112,3 +113,8 @@ def test_tables_of_strategy_rewrite_ask_nothing_new_of_their_readers(tmp_path: P
     assert pl.read_delta(table.uri)["id"].sort().to_list() == [1, 2]
     with pytest.raises(DeclarationError, match=r"unknown strategy 'rewrites'; .*Did you mean 'rewrite'"):
         Kpi("kinds", source=THINGS, group_by=["kind"], measures={"n": Count()}, strategy="rewrites")  # type: ignore[arg-type]
+
+
+def test_a_retention_too_short_for_readers_and_merges_under_way_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"retention is 0:00:59, expected at least 0:01:00"):
+        Pipeline("demo", tables=[THINGS, KINDS], retention=timedelta(seconds=59))
