@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from operators.decode import Decoder
+from operators.eager import constant
 from operators.schema import Schema
 from storage.positions import Range, partition_id
 from storage.records import Headers, Records
@@ -139,7 +140,9 @@ def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema
         events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
     else:
         decoded = decoder.decode(keys, values)
-        rejected = decoded.rejects.with_columns(pl.col("_row").cast(pl.Int64))
+        rejected = (
+            decoded.rejects.cast({"_row": pl.Int64}) if decoded.rejects.height else pl.DataFrame(schema=_REJECTED)
+        )
         origin = pl.concat([_origin(batch) for batch in batches])
         events = _events(origin, decoded.events, rejected["_row"], schema)
     ends = np.cumsum([0, *map(len, batches)]).tolist()
@@ -162,17 +165,17 @@ def _origin(records: Records) -> pl.DataFrame:
     written = pl.Series("_changed_at", np.where(known, records.timestamps, 0) * 1000).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame(
         {
-            "_topic": pl.repeat(records.topic, len(records), eager=True),
-            "_partition": pl.repeat(records.partition, len(records), dtype=pl.Int32, eager=True),
+            "_topic": constant("_topic", records.topic, pl.String(), len(records)),
+            "_partition": constant("_partition", records.partition, pl.Int32(), len(records)),
             "_offset": records.offsets,
-            "_changed_at": written.set(pl.Series(~known), None),
+            "_changed_at": written if known.all() else written.set(pl.Series(~known), None),
         }
     )
 
 
 def _events(origin: pl.DataFrame, decoded: pl.DataFrame, rejected: pl.Series, schema: Schema) -> pl.DataFrame:
     if decoded.height == origin.height:
-        events = pl.concat([origin, decoded.drop("_row")], how="horizontal")
+        events = pl.DataFrame([*origin.get_columns(), *decoded.get_columns()[1:]])
     else:
         rows = origin.with_row_index("_row").with_columns(
             pl.when(pl.col("_row").is_in(rejected.to_list()))
@@ -183,10 +186,11 @@ def _events(origin: pl.DataFrame, decoded: pl.DataFrame, rejected: pl.Series, sc
         events = rows.join(decoded, on="_row", how="left", maintain_order="left").with_columns(
             pl.col("_op").fill_null(pl.col("_fate"))
         )
-    sequence = pl.coalesce("_sequence", "_offset")  # without a declared sequence, the position is the sequence
-    return events.with_columns(sequence).select(
-        pl.col(name).cast(dtype) for name, dtype in staging_schema(schema).items()
-    )
+    if events["_sequence"].null_count():  # without a declared sequence, the position is the sequence
+        events = events.with_columns(pl.coalesce("_sequence", "_offset"))
+    wanted = staging_schema(schema)
+    found = events[wanted.names()]
+    return found if found.schema == wanted else found.cast(wanted)
 
 
 def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> pl.DataFrame:

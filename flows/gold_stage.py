@@ -81,8 +81,8 @@ class GoldStage:
 
     def _take(self, handovers: Sequence[Handover]) -> None:
         if handovers:
-            before = pl.concat([handover.before.select(self._rollup.inputs) for handover in handovers])
-            after = pl.concat([handover.after.select(self._rollup.inputs) for handover in handovers])
+            before = pl.concat([handover.before[self._rollup.inputs] for handover in handovers])
+            after = pl.concat([handover.after[self._rollup.inputs] for handover in handovers])
             self._advance_to(handovers[-1].version, before, after)
 
     def _catch_up(self, version: int) -> None:

@@ -1,8 +1,9 @@
 """The stage that keeps a Silver table: changes detected with keyed state, merged in one commit with the positions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import polars as pl
 
 from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
@@ -13,6 +14,8 @@ from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import silver_table
 from operators.changes import Changes
+from operators.eager import rows_where
+from operators.held_rows import Flags
 from operators.scd1 import Plan, Scd1
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeResult, MergeWriter
@@ -101,9 +104,10 @@ class SilverStage:
             standing = self._table.data_version
             return Handover(self._silver.name, standing, standing, nothing, nothing)
         events = pl.concat([batch.events for batch in fresh])
-        plan = self._state.plan(events.filter(~pl.col("_op").is_in(_DONE)))
+        fates = {fate: (events["_op"] == fate).to_numpy() for fate in _DONE}
+        plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
-        result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, events, plan)))
+        result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, plan, fates)))
         self._state.apply(plan)
         self._positions |= ends
         self._maintenance.tick()
@@ -119,9 +123,10 @@ class SilverStage:
         return fresh
 
 
-def _ledger(batches: Sequence[EventBatch], events: pl.DataFrame, plan: Plan) -> dict[str, object]:
-    fates = {fate: int((events["_op"] == fate).sum()) for fate in _DONE}
-    return {"ranges": joined_ranges(batches), "read": events.height, **asdict(plan.counts), **fates}
+def _ledger(batches: Sequence[EventBatch], plan: Plan, fates: Mapping[str, Flags]) -> dict[str, object]:
+    done = {fate: int(flags.sum()) for fate, flags in fates.items()}
+    read = sum(batch.events.height for batch in batches)
+    return {"ranges": joined_ranges(batches), "read": read, **asdict(plan.counts), **done}
 
 
 def _handover(table: str, changes: Changes, result: MergeResult) -> Handover:

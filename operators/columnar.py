@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
+from operators.eager import constant
 from operators.json_batch import UnreadableError, parse
 from operators.json_values import Path, value_at
 from operators.look import Field, Forms
@@ -112,7 +113,7 @@ class Columnar:
             if each.label and reading.unavailable is not None and reading.unavailable.any()
         }
         if not masks:
-            return pl.repeat(None, height, dtype=pl.List(pl.String), eager=True).alias("_unavailable")
+            return constant("_unavailable", None, pl.List(pl.String()), height)
         names = pl.concat_list(
             pl.when(mask).then(pl.lit(label)).otherwise(pl.lit(None, pl.String)) for label, mask in masks.items()
         ).list.drop_nulls()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from operators.eager import constant
 from operators.envelope import EnvelopeReader
 from operators.events import Columns, Judged, judge
 from operators.formats import Debezium
@@ -40,6 +41,9 @@ class DebeziumEvents:
     def read(self, documents: Sequence[bytes], keys: Sequence[bytes | None]) -> Judged:
         """Return the events of `documents`, whose records have the Kafka keys `keys`."""
         frame, refused = self._values.read(documents)
+        if (upserts := self._only_upserts(frame)) is not None:
+            judged = judge(upserts, self._columns)
+            return Judged(judged.events, [*judged.rejects, *refused.items()], [])
         named = frame.with_columns(_op=pl.col("op").replace_strict(_OPERATIONS, default=None, return_dtype=pl.String))
         messages = named["_op"] == "message"
         dropped: list[int] = named["_row"].filter(messages).to_list()
@@ -51,22 +55,41 @@ class DebeziumEvents:
         judged = judge(candidates, self._columns)
         return Judged(judged.events, [*judged.rejects, *refused.items()], dropped)
 
+    def _only_upserts(self, frame: pl.DataFrame) -> pl.DataFrame | None:
+        """Return what `_candidates` does for a batch of nothing but upserts with their row, the usual one."""
+        op, height, sequence = frame["op"], len(frame), self._columns.sequence_column
+        if op.null_count() or not ((op == "u") | (op == "c") | (op == "r")).all() or not frame["after"].all():
+            return None
+        rows = {name: frame[f"after.{name}"].alias(name) for name in self._columns.schema}
+        if sequence:
+            sequences = rows[sequence].to_physical().cast(pl.Int64)
+        elif self._columns.sequence_by:
+            sequences = frame["source"]
+        else:
+            sequences = constant("", None, pl.Int64(), height)
+        return pl.DataFrame(
+            [
+                frame["_row"],
+                constant("_op", "upsert", pl.String(), height),
+                sequences.alias("_sequence"),
+                frame["_unavailable"],
+                *rows.values(),
+                constant("_reason", None, pl.String(), height),
+            ]
+        )
+
     def _candidates(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the columns of events, `_has_before` and `_reason`."""
         upsert, delete = pl.col("_op") == "upsert", pl.col("_op") == "delete"
-        only_upserts = bool((frame["_op"] == "upsert").all()) and not frame["_op"].null_count()
 
         def row(name: str) -> pl.Expr:
-            after = pl.col(f"after.{name}")
-            if only_upserts:
-                return after
-            chosen = pl.when(upsert).then(after)
+            chosen = pl.when(upsert).then(pl.col(f"after.{name}"))
             return chosen.when(delete).then(pl.col(f"before.{name}")) if name in self._columns.keys else chosen
 
         return frame.select(
             "_row",
             "_op",
-            "_unavailable" if only_upserts else pl.when(upsert).then("_unavailable").alias("_unavailable"),
+            pl.when(upsert).then("_unavailable").alias("_unavailable"),
             self._sequence().alias("_sequence"),
             *(row(name).alias(name) for name in self._columns.schema),
             pl.col("before").alias("_has_before"),

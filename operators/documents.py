@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from operators import refusals
@@ -57,7 +58,7 @@ class _Reading:
 
     def keep(self, parsed: Parsed, rows: Sequence[int]) -> list[int]:
         """Add the good rows to the frames; return the places of the bad ones."""
-        numbered = parsed.frame.select(pl.Series("_row", rows, pl.UInt32), pl.all())
+        numbered = pl.DataFrame([_numbers(rows), *parsed.frame.get_columns()])
         bad = parsed.bad_rows
         self.frames.append(numbered if bad is None else numbered.filter(~bad))
         return [] if bad is None else bad.arg_true().to_list()
@@ -233,6 +234,11 @@ class Reader:
                 self._guess = tuple(
                     form if form.arrow else likeliest for form, likeliest in zip(forms, self._likeliest, strict=True)
                 )
+
+
+def _numbers(rows: Sequence[int]) -> pl.Series:
+    numbers = np.arange(rows.start, rows.stop) if isinstance(rows, range) else np.array(rows)
+    return pl.Series("_row", numbers.astype(np.uint32))
 
 
 def _cut(rows: Sequence[int], blamed: int | None) -> Iterator[Sequence[int]]:

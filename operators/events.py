@@ -64,6 +64,11 @@ def judge(candidates: pl.DataFrame, columns: Columns) -> Judged:
 
     `candidates` has the columns of events and `_reason` String, NULL for a record nothing is known against.
     """
+    required = [*columns.keys, *([] if columns.sequence_by is None else ["_sequence"])]
+    if candidates["_reason"].null_count() == len(candidates) and not any(
+        candidates[name].null_count() for name in required
+    ):
+        return Judged(candidates[[*columns.of_events]], [], [])
     reasons = [pl.col("_reason"), *(_without_key(key) for key in columns.keys)]
     if columns.sequence_by is not None:
         missing = pl.lit(f"sequence {columns.sequence_by!r}: received NULL or nothing, expected a value")

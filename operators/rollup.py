@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from operators.changes import Changes
+from operators.eager import rows_where
 from operators.key_index import KeyIndex, Slots
 from operators.measures import Accumulators, Measure
 from operators.schema import DeclarationError, Schema, did_you_mean
@@ -51,16 +52,16 @@ class Rollup:
         slots = self._index.admit(deltas)
         present = self._groups.present(slots)
         held, held_slots = self._groups.rows(slots[present]), slots[present]
-        inserted = self._finished(deltas.filter(~present))
-        combined = self._finished(self._add(held, deltas.filter(present)))
+        inserted = self._finished(rows_where(deltas, ~present))
+        combined = self._finished(self._add(held, rows_where(deltas, present)))
         alive = (combined[ROWS] > 0).to_numpy()
         return Changes(
             inserted,
             slots[~present],
-            held.filter(alive),
-            combined.filter(alive),
+            rows_where(held, alive),
+            rows_where(combined, alive),
             held_slots[alive],
-            held.filter(~alive),
+            rows_where(held, ~alive),
             held_slots[~alive],
         )
 
@@ -70,10 +71,10 @@ class Rollup:
         present = self._groups.present(slots)
         gone = np.setdiff1d(self._groups.slots(), slots)
         return Changes(
-            rows.filter(~present),
+            rows_where(rows, ~present),
             slots[~present],
             self._groups.rows(slots[present]),
-            rows.filter(present),
+            rows_where(rows, present),
             slots[present],
             self._groups.rows(gone),
             gone,
@@ -90,7 +91,8 @@ class Rollup:
 
     def _deltas(self, before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
         """Return the change to the accumulators of each group that moved."""
-        signed = pl.concat([_signed(before, self.inputs, -1), _signed(after, self.inputs, 1)])
+        signs = pl.Series("_sign", np.repeat([-1, 1], [before.height, after.height]))
+        signed = pl.concat([before[self.inputs], after[self.inputs]]).hstack([signs])
         if self._window:
             signed = signed.with_columns(self._window.start().alias(WINDOW_START))
         aggregates = [each for measure in self._measures for each in measure.contributions()]
@@ -168,10 +170,6 @@ def _check_names(group_by: Sequence[str], window: Tumbling | None, measures: Map
 
 def _columns_of(measures: Mapping[str, Measure]) -> list[str]:
     return [measure.column for measure in measures.values() if measure.column is not None]
-
-
-def _signed(rows: pl.DataFrame, columns: Sequence[str], sign: int) -> pl.DataFrame:
-    return rows.select(*columns, pl.lit(sign, pl.Int64).alias("_sign"))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

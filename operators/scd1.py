@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from operators.changes import Changes
+from operators.eager import rows_where
 from operators.equality import equal_rows
 from operators.growing import grown
 from operators.hashing import hash_rows
@@ -46,11 +47,16 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Events with the slots of their keys and their ranks, sorted by both."""
+    """Slots of keys and ranks of events, sorted by both; `rows` tells which row of `events` each is of."""
 
     events: pl.DataFrame
+    rows: Slots
     slots: Slots
     ranks: Rank
+
+    def some(self, flags: Flags) -> pl.DataFrame:
+        """Return the events that are flagged, sorted."""
+        return self.events[self.rows[flags]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +109,9 @@ class Scd1:
         Columns: `_op` ("upsert", "delete" or "truncate"), `_sequence`, `_topic`, `_partition`, `_offset`,
         `_changed_at`, `_unavailable` and the declared ones; for a delete only the keys count.
         """
-        truncates = events.filter(pl.col("_op") == "truncate")
-        floor = max([self._floor, *truncates["_sequence"].to_list()])
-        events = events.filter(pl.col("_op") != "truncate") if truncates.height else events
+        truncate = (events["_op"] == "truncate").to_numpy()
+        floor = max([self._floor, *(events["_sequence"].to_numpy()[truncate].tolist())])
+        events = rows_where(events, ~truncate)
         ranked = self._ranked(events)
         held = self._held_ranks(ranked, floor)
         fresh = ranked.ranks.above(held) & (ranked.ranks.sequence >= floor)
@@ -115,7 +121,7 @@ class Scd1:
         no_op = np.zeros(len(won), bool)
         no_op[won] = unchanged
         counts = self._count(ranked, held, won, no_op)
-        return Plan(changes, replace(counts, applied=counts.applied + truncates.height), newest, floor)
+        return Plan(changes, replace(counts, applied=counts.applied + int(truncate.sum())), newest, floor)
 
     def apply(self, plan: Plan) -> None:
         """Make the state what it is after `plan`."""
@@ -131,7 +137,7 @@ class Scd1:
         slots = self._admit(events)
         ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
         order = ranks.order(slots)
-        return Ranked(events[order], slots[order], ranks.at(order))
+        return Ranked(events, order, slots[order], ranks.at(order))
 
     def _held_ranks(self, ranked: Ranked, floor: int) -> Rank:
         """Return what each event's key holds; a position only where it decides, since that is in the row itself.
@@ -152,21 +158,22 @@ class Scd1:
 
     def _newest(self, ranked: Ranked, fresh: Flags, floor: int) -> Ranked:
         """Pick the last fresh event of each slot, its unavailable values filled in, as a Silver row."""
-        events, slots = ranked.events, ranked.slots
-        if events[UNAVAILABLE].null_count() < events.height:
-            events = self._fill(events, slots, fresh, floor)
-        won = last_of_each(slots) & fresh
-        rows = events.filter(won)
-        row_hash = pl.Series(hash_rows(rows.select(self._declared)).view(np.int64))
-        rows = rows.with_columns(row_hash.alias("_row_hash")).select(*self._declared, *TECHNICAL)
-        return Ranked(rows, slots[won], ranked.ranks.at(won))
+        if ranked.events[UNAVAILABLE].null_count() < ranked.events.height:
+            ranked = self._fill(ranked, fresh, floor)
+        won = last_of_each(ranked.slots) & fresh
+        rows = ranked.some(won)
+        row_hash = pl.Series("_row_hash", hash_rows(rows[self._declared]).view(np.int64))
+        rows = rows.hstack([row_hash])[[*self._declared, *TECHNICAL]]
+        return Ranked(rows, np.arange(rows.height), ranked.slots[won], ranked.ranks.at(won))
 
-    def _fill(self, events: pl.DataFrame, slots: Slots, fresh: Flags, floor: int) -> pl.DataFrame:
+    def _fill(self, ranked: Ranked, fresh: Flags, floor: int) -> Ranked:
+        """Return the same with the unavailable values of fresh events filled in."""
+        events, slots = ranked.events[ranked.rows], ranked.slots
         holders = np.unique(slots[fresh])
         holders = holders[self._held.present(holders) & (self._sequences[holders] >= floor)]
         filled = fill_unavailable(events.filter(fresh), slots[fresh], self._held.rows(holders), holders)
         places = np.cumsum(fresh) - 1
-        return (
+        events = (
             events.with_columns(
                 pl.when(pl.Series(fresh)).then(filled[name].gather(np.maximum(places, 0))).otherwise(name).alias(name)
                 for name in self._declared
@@ -174,20 +181,21 @@ class Scd1:
             if filled.height
             else events
         )
+        return replace(ranked, events=events, rows=np.arange(events.height))
 
     def _outcome(self, newest: Ranked, floor: int) -> tuple[Changes, Flags]:
         """Return the changes, and which of the newest events change no value."""
         present, deleted = self._held.present(newest.slots), newest.ranks.deleted
         inserted, updated = ~deleted & ~present, ~deleted & present
         updated_from = self._held.rows(newest.slots[updated])
-        updated_to = newest.events.filter(updated)
+        updated_to = rows_where(newest.events, updated)
         unchanged = deleted & ~present
-        unchanged[updated] = equal_rows(updated_from.select(self._declared), updated_to.select(self._declared))
+        unchanged[updated] = equal_rows(updated_from[self._declared], updated_to[self._declared])
         removed = newest.slots[deleted & present]
         if floor > self._floor:
             removed = np.union1d(removed, np.setdiff1d(self._below(floor), newest.slots))
         changes = Changes(
-            newest.events.filter(inserted),
+            rows_where(newest.events, inserted),
             newest.slots[inserted],
             updated_from,
             updated_to,
@@ -210,11 +218,11 @@ class Scd1:
         ties_next = ~last & ranks.ties(ranks.at(after))
         ties_held = ranks.ties(held) & ~ties_next
         same = ranks.deleted & (ties_next | ties_held)
-        declared = ranked.events.select(self._declared)
+        declared = ranked.events[self._declared]
         rows = np.flatnonzero(ties_next & ~ranks.deleted)
-        same[rows] = equal_rows(declared[rows], declared[rows + 1])
+        same[rows] = equal_rows(declared[ranked.rows[rows]], declared[ranked.rows[rows + 1]])
         rows = np.flatnonzero(ties_held & ~ranks.deleted)
-        same[rows] = equal_rows(declared[rows], self._held.rows(slots[rows]).select(self._declared))
+        same[rows] = equal_rows(declared[ranked.rows[rows]], self._held.rows(slots[rows])[self._declared])
         tied = ties_next | ties_held
         return Counts(
             applied=int((won & ~tied & ~no_op).sum()),

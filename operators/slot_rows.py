@@ -47,7 +47,7 @@ class SlotRows:
     def put(self, slots: Slots, rows: pl.DataFrame) -> None:
         """Make these the rows of these distinct slots, in place of what they had."""
         self._live += int((~self.present(slots)).sum())
-        first = self._rows.append(rows.select(self._schema.names()))
+        first = self._rows.append(rows[self._schema.names()])
         self._row_of[slots] = np.arange(first, first + rows.height)
         self._compact()
 

@@ -31,6 +31,7 @@ import pyarrow as pa
 
 from operators.decimal_bytes import to_decimals, unscaled
 from operators.decimal_text import at_a_glance, exactly, is_plain, parsed
+from operators.eager import constant
 from operators.formats import PLACEHOLDER, Debezium, Format
 from operators.json_values import Number
 
@@ -135,15 +136,20 @@ def _is_finite(value: object) -> bool:
 
 
 def _read_string(text: pl.Series) -> Reading:
-    unavailable = text.is_in(_PLACEHOLDERS)
+    unavailable = _is_placeholder(text)
     if not unavailable.any():
         return Reading(text)
     return Reading(_blank(text, unavailable), None, unavailable.fill_null(value=False))
 
 
+def _is_placeholder(text: pl.Series) -> pl.Series:
+    plain, base64_of_it = (text == each for each in _PLACEHOLDERS)
+    return plain | base64_of_it
+
+
 def _read_missing(dtype: pl.DataType, text: pl.Series) -> Reading:
     missing = (text == PLACEHOLDER).fill_null(value=False)
-    return Reading(pl.repeat(None, len(text), dtype=dtype, eager=True), text.is_not_null() & ~missing, missing)
+    return Reading(constant(text.name, None, dtype, len(text)), text.is_not_null() & ~missing, missing)
 
 
 def _read_list(lists: pl.Series) -> Reading:
@@ -154,7 +160,8 @@ def _read_list(lists: pl.Series) -> Reading:
 
 
 def _read_float(numbers: pl.Series) -> Reading:
-    return Reading(numbers, (~numbers.is_finite()).fill_null(value=False))
+    bad = ~numbers.is_finite()
+    return Reading(numbers, bad.fill_null(value=False) if numbers.null_count() else bad)
 
 
 def _blank(values: pl.Series, mask: pl.Series) -> pl.Series:
@@ -169,7 +176,9 @@ def _calendar(per_day: int) -> tuple[int, int]:
 
 
 def _beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
-    return ~integers.is_between(*_calendar(per_day))
+    first, last = _calendar(per_day)
+    beyond = (integers < first) | (integers > last)
+    return beyond.fill_null(value=False) if integers.null_count() else beyond
 
 
 def _is_integer_in(bounds: tuple[int, int], value: object) -> bool:
@@ -177,12 +186,12 @@ def _is_integer_in(bounds: tuple[int, int], value: object) -> bool:
 
 
 def _read_instant(unit: str, instants: pl.Series) -> Reading:
-    bad = _beyond_calendar(instants.to_physical(), _PER_DAY[unit]).fill_null(value=False)
+    bad = _beyond_calendar(instants.to_physical(), _PER_DAY[unit])
     return Reading(instants.cast(_UTC), bad)
 
 
 def _read_integer_instant(unit: str, integers: pl.Series) -> Reading:
-    bad = _beyond_calendar(integers, _PER_DAY[unit]).fill_null(value=False)
+    bad = _beyond_calendar(integers, _PER_DAY[unit])
     safe = _blank(integers, bad) if bad.any() else integers
     if unit == "s":
         return Reading((safe * 1_000_000).cast(_UTC), bad)
@@ -221,7 +230,7 @@ def _is_day(found: re.Match[str]) -> bool:
 
 
 def _read_days(dates: pl.Series) -> Reading:
-    return Reading(dates, _beyond_calendar(dates.to_physical(), 1).fill_null(value=False))
+    return Reading(dates, _beyond_calendar(dates.to_physical(), 1))
 
 
 def _read_date_text(text: pl.Series) -> Reading:

@@ -27,7 +27,7 @@ from storage.places import HeldFile, Slots
 from storage.row_locator import RowLocator
 from storage.table import Edit
 
-CHANGE_TYPE = "_change_type"
+_CHANGE_TYPES = pl.Series("_change_type", ["update_preimage", "update_postimage", "insert", "delete"])
 _TOGETHER = 1_000_000  # rows of several files that are written anew as one
 
 
@@ -124,14 +124,9 @@ class MergeWriter:
         """Write the change-data file that a commit with more than inserts needs where there is a change feed."""
         if not self._table.change_feed or not len(changes.updated_slots) + len(changes.deleted_slots):
             return []
-        kinds = {
-            "update_preimage": changes.updated_from,
-            "update_postimage": changes.updated_to,
-            "insert": changes.inserted,
-            "delete": changes.deleted,
-        }
-        told = [rows.with_columns(pl.lit(kind).alias(CHANGE_TYPE)) for kind, rows in kinds.items()]
-        return [self._table.files.write_changes(pl.concat(told))]
+        told = [changes.updated_from, changes.updated_to, changes.inserted, changes.deleted]
+        kinds = _CHANGE_TYPES.gather(np.repeat(range(len(told)), [rows.height for rows in told]))
+        return [self._table.files.write_changes(pl.concat(told).hstack([kinds]))]
 
     def _retire(self, slots: Slots) -> _Retired:
         """Take the rows of these slots out of their files, by vectors or by writing what is left anew."""
