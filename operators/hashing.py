@@ -35,10 +35,10 @@ def hash_columns(columns: Sequence[pl.Series]) -> Hashes:
 
 def _fold_column(hashes: Hashes, column: pl.Series) -> Hashes:
     if column.dtype.is_float():
-        values = column.cast(pl.Float64).fill_null(0.0).to_numpy() + 0.0  # -0.0 + 0.0 is 0.0; polars would skip it
+        values = _filled(column.cast(pl.Float64)).to_numpy() + 0.0  # -0.0 + 0.0 is 0.0; polars would skip it
         folded = _mix(hashes ^ values.view(np.uint64))
     elif column.dtype.is_integer() or column.dtype.is_temporal() or column.dtype == pl.Boolean:
-        folded = _mix(hashes ^ column.to_physical().cast(pl.Int64).fill_null(0).to_numpy().view(np.uint64))
+        folded = _mix(hashes ^ _filled(column.to_physical().cast(pl.Int64)).to_numpy().view(np.uint64))
     else:
         folded = _fold_text(hashes, _as_text(column))
     if column.null_count():
@@ -47,13 +47,18 @@ def _fold_column(hashes: Hashes, column: pl.Series) -> Hashes:
     return folded
 
 
+def _filled(numbers: pl.Series) -> pl.Series:
+    return numbers.fill_null(0) if numbers.null_count() else numbers
+
+
 def _as_text(column: pl.Series) -> pl.Series:
     if column.dtype == pl.List(pl.String):
         length = column.list.len().cast(pl.String)
         items = column.list.eval(pl.element().str.len_bytes().cast(pl.String).fill_null("-"))
         lengths = items.list.join(",")
         return (length + ":" + lengths + ":" + column.list.join("", ignore_nulls=True)).fill_null("")
-    return column.cast(pl.String).fill_null("")
+    texts = column.cast(pl.String)
+    return texts.fill_null("") if texts.null_count() else texts
 
 
 def _fold_text(hashes: Hashes, column: pl.Series) -> Hashes:
