@@ -4,6 +4,7 @@ Every figure is measured in a process of its own (`python -m benchmarks.merges N
 own. "All in" is from changed rows in hand to the commit: keys looked up, before-images fetched, files and log written.
 """
 
+import ctypes
 import gc
 import os
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
 from operators.key_index import KeyIndex
@@ -42,6 +45,8 @@ def run(*, quick: bool = False) -> None:
     print(f"\nMerge of {_BATCH:,} random keys, change feed on, median of {_TIMES} (all in; the commit's part)\n")
     for rows in (1_000_000, 10_000_000, 50_000_000):
         _child("keys", rows // scale)
+    print("\nIndex of keys alone\n")
+    _child("index", 5_000_000 // scale)
     print("\nTable under 1,000 merges of 1,000 random keys, 1,000,000 rows, maintenance on\n")
     _child("scan", 1_000 // scale)
     print("\nCommits of 100 random keys, 100,000 rows, maintenance on\n")
@@ -124,6 +129,26 @@ def keys(uri: str, count: int) -> None:
         f"  {count:>10,} rows {whole:>8.1f} ms ({merge:.1f} ms)   deltalake MERGE {theirs * 1e3:>8,.0f} ms "
         f"({theirs * 1e3 / whole:,.0f}x)   index: {loaded:.1f} s, {per_key:.0f} bytes a key"
     )
+
+
+def index(_uri: str, count: int) -> None:
+    """Measure the memory of an index of keys of several types, without the place of each row (12 bytes a key)."""
+    numbers = np.arange(count)
+    kinds = {
+        "int64": pl.DataFrame({"key": numbers}),
+        "text of 10": pl.DataFrame({"key": pl.Series(numbers + 10**9).cast(pl.String)}),
+        "text of 36 (UUID)": pl.DataFrame({"key": [str(uuid.UUID(int=number << 64)) for number in range(count)]}),
+        "text of 3 and int64": pl.DataFrame({"key": numbers, "country": pl.Series(["DEU"]).new_from_index(0, count)}),
+    }
+    kept = []  # so that memory of one is not taken for free by the next
+    for name, keys in kinds.items():
+        found, before = KeyIndex(keys.columns), _resident()
+        kept.append(found)
+        for part in keys.iter_slices(500_000):
+            found.admit(part)
+        size = (_resident() - before) / count
+        looked_up = _median(partial(found.admit, keys.sample(_BATCH, seed=1)))
+        print(f"  {name:<20} {size:>4.0f} bytes a key; {_BATCH:,} looked up in {looked_up:.1f} ms")
 
 
 def scan(uri: str, merges: int) -> None:
@@ -232,8 +257,21 @@ def _paired(one: Callable[[], object], other: Callable[[], object]) -> tuple[flo
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+def _median(what: Callable[[], object]) -> float:
+    """Return the median milliseconds of something done several times."""
+    times = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        what()
+        times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
 def _resident() -> int:
+    """Return the bytes of memory in use, without what allocators keep for later."""
     gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -248,7 +286,7 @@ def _run(name: str, uri: str, size: int) -> str:
 
 
 def _parts() -> Iterator[Callable[[str, int], None]]:
-    yield from (keys, scan, commits, wide, wide_merge)
+    yield from (keys, index, scan, commits, wide, wide_merge)
 
 
 if __name__ == "__main__":

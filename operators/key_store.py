@@ -1,6 +1,6 @@
 """The key columns of all slots, kept so that a batch of them is compared with the keys of a batch of rows quickly.
 
-Numbers, dates and instants stand in plain arrays, eight bytes each; texts and the like in a `RowStore`.
+Numbers, dates and instants stand in plain arrays, eight bytes each; a text takes its own bytes and four.
 """
 
 from typing import Protocol
@@ -8,12 +8,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from operators.equality import equal_rows
 from operators.growing import grown
 from operators.held_rows import Flags
-from operators.row_store import RowStore
 
+_LARGEST_RUN = 2**30  # bytes; offsets of 32 bits reach twice as far
 Numbers = npt.NDArray[np.int64]
 
 
@@ -61,17 +62,39 @@ class _Fixed:
 
 
 class _Stored:
-    """Values of any length."""
+    """Values of any length, in arrays whose sizes fall geometrically: an append copies each O(log n) times in all."""
 
     def __init__(self) -> None:
-        self._rows = RowStore()
+        self._runs: list[pa.Array] = []
 
     def append(self, first: int, values: pl.Series) -> None:
         del first
-        self._rows.append(values.alias("key").to_frame())
+        self._runs.append(_array(values))
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            if sum(run.nbytes for run in self._runs[-2:]) > _LARGEST_RUN:
+                return
+            self._runs[-2:] = [pa.concat_arrays(self._runs[-2:])]
 
     def equal(self, slots: Numbers, values: pl.Series) -> Flags:
-        return equal_rows(self._rows.take(slots), values.alias("key").to_frame())
+        theirs, same, start = _array(values), np.zeros(len(slots), bool), 0
+        for run in self._runs:
+            rows = np.flatnonzero((slots >= start) & (slots < start + len(run)))
+            if rows.size:
+                same[rows] = _equal(run.take(pa.array(slots[rows] - start)), theirs.take(pa.array(rows)))
+            start += len(run)
+        return same
+
+
+def _array(values: pl.Series) -> pa.Array:
+    array = values.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return array.cast(pa.string()) if values.dtype == pl.String else array
+
+
+def _equal(left: pa.Array, right: pa.Array) -> Flags:
+    equal: Flags = pc.equal(left, right).fill_null(False).to_numpy(zero_copy_only=False)
+    if left.null_count:
+        equal |= (left.is_null().to_numpy(zero_copy_only=False)) & right.is_null().to_numpy(zero_copy_only=False)
+    return equal
 
 
 def _numbers(values: pl.Series) -> Numbers:
