@@ -6,6 +6,8 @@ the Debezium documentation.
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 import polars as pl
 
@@ -18,6 +20,7 @@ from operators.look import Field
 from operators.wire import wires_for
 
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
+_UPSERTS = [code for code, operation in _OPERATIONS.items() if operation == "upsert"]
 _UNORDERED = "op t: truncate needs sequence_by, as positions of different partitions cannot be compared"
 
 
@@ -58,7 +61,8 @@ class DebeziumEvents:
     def _only_upserts(self, frame: pl.DataFrame) -> pl.DataFrame | None:
         """Return what `_candidates` does for a batch of nothing but upserts with their row, the usual one."""
         op, height, sequence = frame["op"], len(frame), self._columns.sequence_column
-        if op.null_count() or not ((op == "u") | (op == "c") | (op == "r")).all() or not frame["after"].all():
+        upserts = reduce(or_, (op == code for code in _UPSERTS))
+        if op.null_count() or not upserts.all() or not frame["after"].all():
             return None
         rows = {name: frame[f"after.{name}"].alias(name) for name in self._columns.schema}
         if sequence:

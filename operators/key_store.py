@@ -62,13 +62,18 @@ class _Fixed:
 
 
 class _Stored:
-    """Values of any length, in arrays whose sizes fall geometrically: an append copies each O(log n) times in all."""
+    """Values of any length, in arrays that each have twice as many as the next, up to a gigabyte.
+
+    There are few of them, and an append copies each value O(log n) times in all.
+    """
 
     def __init__(self) -> None:
         self._runs: list[pa.Array] = []
 
     def append(self, first: int, values: pl.Series) -> None:
         del first
+        if not len(values):
+            return
         self._runs.append(_array(values))
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             if sum(run.nbytes for run in self._runs[-2:]) > _LARGEST_RUN:

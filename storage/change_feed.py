@@ -27,14 +27,10 @@ def read_changes(uri: str, after_version: int, version: int, schema: pl.Schema) 
     Raises HoleError when the table no longer holds these versions, TransientError when the store fails.
     """
     try:
-        feed = DeltaTable(uri).load_cdf(starting_version=after_version + 1, ending_version=version).read_all()
-    except Exception as error:  # deltalake has no error of its own for files that are gone
-        DeltaLog(open_store(uri), uri).holds(version)  # a store that fails says so here
-        raise HoleError(
-            f"{uri}: the changes of versions {after_version + 1} to {version} cannot be read ({error}). They may "
-            "have been removed by retention; move the Gold table away and it is rebuilt from all of Silver"
-        ) from error
-    changes = pl.DataFrame(feed)
+        changes = _read(uri, after_version, version)
+    except HoleError:  # deltalake does not tell a file that is gone from a store that fails
+        DeltaLog(open_store(uri), uri).holds(version)  # a store that still fails says so here
+        changes = _read(uri, after_version, version)
     if not changes.height:
         return FeedImages(pl.DataFrame(schema=schema), pl.DataFrame(schema=schema))
     kind = pl.col("_change_type")
@@ -43,3 +39,14 @@ def read_changes(uri: str, after_version: int, version: int, schema: pl.Schema) 
         changes.filter(kind.is_in(["update_preimage", "delete"])).select(rows),
         changes.filter(kind.is_in(["update_postimage", "insert"])).select(rows),
     )
+
+
+def _read(uri: str, after_version: int, version: int) -> pl.DataFrame:
+    try:
+        feed = DeltaTable(uri).load_cdf(starting_version=after_version + 1, ending_version=version)
+        return pl.DataFrame(feed.read_all())
+    except Exception as error:
+        raise HoleError(
+            f"{uri}: the changes of versions {after_version + 1} to {version} cannot be read ({error}). They may "
+            "have been removed by retention; move the Gold table away and it is rebuilt from all of Silver"
+        ) from error

@@ -74,18 +74,19 @@ class Maintenance:
         self._job: Future[_Done] | None = None
         self._checkpointed = table.snapshot().checkpointed
         self._swept = time.monotonic() + _FIRST_SWEEP - retention.total_seconds() / _SWEEPS
-        self._resume_at = 0.0
+        self._kind = ""  # of the work under way
+        self._resume_at: dict[str, float] = {}  # by kind
 
     def tick(self) -> None:
         """Finish what is done beside us, and begin what is due.
 
-        Raises CommitRaceError, when the table must be opened again, and FencedError.
+        Raises CommitRaceError, when the table must be opened again, and the terminal errors of `Table.refresh`.
         """
         try:
             if self._job and self._job.done():
                 job, self._job = self._job, None
                 self._finish(job)
-            if self._job is None and time.monotonic() >= self._resume_at and (work := self._due()):
+            if self._job is None and (work := self._due()):
                 self._job = self._beside.submit(work)
         except CommitRaceError:
             raise
@@ -107,10 +108,25 @@ class Maintenance:
 
     def _due(self) -> _Work | None:
         """Return the work to do beside the owner; it returns what is then left to the owner."""
-        if self._table.version - self._checkpointed >= _CHECKPOINT_EVERY:
-            return self._checkpoint()
-        if time.monotonic() - self._swept > self._retention.total_seconds() / _SWEEPS:
-            return self._sweep()
+        kinds: dict[str, Callable[[], _Work | None]] = {
+            "a checkpoint": self._due_checkpoint,
+            "a sweep": self._due_sweep,
+            "a compaction": self._due_compaction,
+        }
+        for kind, due in kinds.items():
+            self._kind = kind
+            if time.monotonic() >= self._resume_at.get(kind, 0.0) and (work := due()):
+                return work
+        return None
+
+    def _due_checkpoint(self) -> _Work | None:
+        return self._checkpoint() if self._table.version - self._checkpointed >= _CHECKPOINT_EVERY else None
+
+    def _due_sweep(self) -> _Work | None:
+        late = time.monotonic() - self._swept > self._retention.total_seconds() / _SWEEPS
+        return self._sweep() if late else None
+
+    def _due_compaction(self) -> _Work | None:
         chosen = choose(self._table.data_files, self._mover.enough_rows)
         return self._compaction(chosen) if chosen else None
 
@@ -123,8 +139,9 @@ class Maintenance:
             done()
 
     def _put_off(self, error: Exception) -> None:
-        _log.warning("%s: maintenance failed and is tried again: %s", self._table.uri, reason(error))
-        self._resume_at = time.monotonic() + _PAUSE
+        """Go on without the kind of work that failed, for a while."""
+        _log.warning("%s: %s failed and is tried again: %s", self._table.uri, self._kind, reason(error))
+        self._resume_at[self._kind] = time.monotonic() + _PAUSE
 
     def _checkpoint(self) -> _Work:
         snapshot = self._table.snapshot()

@@ -32,6 +32,7 @@ class RowImages:
         self._bytes = 0
         self._asked_for: set[str] = set()
         self._mapped: dict[str, pl.DataFrame] = {}
+        self._spills = True
 
     def rows(self, files: Sequence[DataFile]) -> pl.DataFrame:
         """Return all rows of these files, one file after the other, without copying any.
@@ -73,9 +74,12 @@ class RowImages:
                 self._spill(oldest, gone)
 
     def _spill(self, path: str, frame: pl.DataFrame) -> None:
+        if not self._spills:
+            return
         try:
             self._mapped[path] = _mapped(frame)
         except OSError as error:
+            self._spills = False
             _log.warning("%s: a data file is decoded whenever it is needed: %s", tempfile.gettempdir(), error)
 
 

@@ -31,6 +31,9 @@ _PROGRESS = 5.0  # seconds between two lines about a long load
 _READ_AHEAD = 2  # data files
 _ADMITTED = 500_000  # rows whose keys are looked up at a time while loading
 
+_Loaded = tuple[DataFile, BitMap64, pl.DataFrame]
+"""A data file, its rows that are gone, and the columns that identify its rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
@@ -58,7 +61,8 @@ class RowLocator:
         """
         self._admit = admit
         self._columns = pl.Schema({name: self._table.schema[name] for name in columns})
-        self._take_in(self._table.data_files)
+        files = self._table.data_files
+        self._take_in(self._loaded(files), len(files))
         self._table.followed_by(self)
 
     def present(self, slots: Slots) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -143,16 +147,17 @@ class RowLocator:
         """Take in what another writer did to the files; see `Follower`."""
         if edit.rows_removed:
             raise CommitRaceError(f"{self._table.uri}: another writer removed rows up to version {edit.version}")
+        added = [*self._loaded(edit.added)]  # all that can fail comes before anything is changed
         for file in edit.removed:
             if held := self._places.file(file.path):
                 self._drop(held)
-        self._take_in(edit.added)
+        self._take_in(added, len(added))
 
-    def _take_in(self, files: Sequence[DataFile]) -> None:
-        """Find out whose rows are in these files."""
+    def _take_in(self, loaded: Iterable[_Loaded], count: int) -> None:
+        """Take in so many files with the columns that say whose rows they have."""
         began = told = time.monotonic()
         rows = 0
-        for number, (file, gone, keys) in enumerate(self._loaded(files), start=1):
+        for number, (file, gone, keys) in enumerate(loaded, start=1):
             alive = alive_rows(keys.height, gone)
             slots = np.full(keys.height, _GONE, np.int64)
             slots[alive] = self._admit_in_steps(keys.filter(alive))
@@ -163,14 +168,14 @@ class RowLocator:
             rows += keys.height
             if time.monotonic() - told > _PROGRESS:
                 told = time.monotonic()
-                _log.info("%s: %d rows in %d of %d files indexed", self._table.uri, rows, number, len(files))
+                _log.info("%s: %d rows in %d of %d files indexed", self._table.uri, rows, number, count)
         if told > began:
             _log.info("%s: indexed in %.1f s", self._table.uri, time.monotonic() - began)
 
-    def _loaded(self, files: Sequence[DataFile]) -> Iterator[tuple[DataFile, BitMap64, pl.DataFrame]]:
+    def _loaded(self, files: Sequence[DataFile]) -> Iterator[_Loaded]:
         """Yield each file with its vector and the columns that identify its rows, a few files ahead."""
 
-        def load(file: DataFile) -> tuple[DataFile, BitMap64, pl.DataFrame]:
+        def load(file: DataFile) -> _Loaded:
             return file, self._table.files.vector(file), self._table.files.read(file, self._columns)
 
         if len(files) == 1:

@@ -145,7 +145,7 @@ def _quickly(rows: pl.DataFrame) -> memoryview:
 
 
 def _on_one_core(rows: pl.DataFrame) -> memoryview:
-    """Return rows as Parquet with one core, in the same layout."""
+    """Return rows as Parquet with one core."""
     buffer = io.BytesIO()
     texts = [name for name, dtype in rows.schema.items() if dtype == pl.String]
     pq.write_table(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from operators import key_index, slot_rows
 from operators.hashing import Hashes, hash_columns, hash_rows
 from operators.key_index import KeyIndex
+from operators.key_store import _Stored
 from operators.slot_rows import SlotRows
 
 SCHEMA = pl.Schema({"n": pl.Int64(), "text": pl.String(), "day": pl.Date()})
@@ -170,3 +171,16 @@ def test_a_hash_depends_on_the_row_and_not_on_chunks_slices_or_encodings(
     for frame in (rows, chunked, chunked.with_columns(pl.col("text").cast(pl.Categorical()))):
         expected = [alone[place] for place in places[start:]]
         assert hash_rows(frame[start:]).tolist() == expected
+
+
+def test_batches_without_a_new_key_leave_nothing_behind() -> None:
+    """Texts stand in arrays, each at least twice as long as the next; known keys add none."""
+    index = KeyIndex(["text"])
+    for first in range(0, 300, 3):
+        index.admit(pl.DataFrame({"text": [str(number) for number in range(first, first + 3)]}))
+    for _ in range(50):
+        index.admit(pl.DataFrame({"text": ["0", "1", "2"]}))
+    (column,) = index._keys
+    assert isinstance(column, _Stored)
+    assert sum(map(len, column._runs)) == 300
+    assert len(column._runs) < 10

@@ -3,6 +3,7 @@
 from concurrent.futures import wait
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import obstore
 import polars as pl
@@ -193,14 +194,14 @@ def test_a_compaction_of_an_unreadable_file_is_logged_and_the_table_goes_on(
     content = damaged.read_bytes()
     damaged.write_bytes(content[:100])
     ticks(maintenance)
-    assert "rooms: maintenance failed and is tried again" in caplog.text
+    assert "rooms: a compaction failed and is tried again" in caplog.text
     assert f"data file {damaged.name} cannot be read" in caplog.text
     owner.merge([(9, 0)], [], {})
     ticks(maintenance)
     assert len(owner.table.data_files) == 5, "not before a pause"
 
     damaged.write_bytes(content)
-    monkeypatch.setattr(maintenance, "_resume_at", 0.0)
+    monkeypatch.setattr(maintenance, "_resume_at", {})
     ticks(maintenance)
     assert len(owner.table.data_files) == 1
     assert_all_read(IN_PROCESS, str(path), frame([(0, 0), (1, 0), (2, 0), (3, 0), (9, 0)]))
@@ -222,11 +223,11 @@ def test_a_store_that_refuses_maintenance_does_not_stop_merges(
         patch.setattr(storage_maintenance, "_CHECKPOINT_EVERY", 0 if failing == "put" else 99)
         patch.setattr(obstore, failing, refuse)
         ticks(maintenance)
-    assert "maintenance failed and is tried again" in caplog.text
+    assert "failed and is tried again" in caplog.text
     assert "Read-only file system" in caplog.text
     version = aged.owner.table.version
     states = merges(aged.owner, version + 1, version + 2)
-    monkeypatch.setattr(maintenance, "_resume_at", 0.0)
+    monkeypatch.setattr(maintenance, "_resume_at", {})
     ticks(maintenance, 6)
     assert_all_read(IN_PROCESS, aged.uri, frame(states[version + 2]))
     assert len(caplog.records) == 1
@@ -245,17 +246,66 @@ def test_a_log_that_cannot_be_read_puts_a_sweep_off_and_does_not_reach_the_merge
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aged.owner.table, "refresh", failing)
         ticks(maintenance)
-    assert "maintenance failed and is tried again: the store is away" in caplog.text
+    assert "a sweep failed and is tried again: the store is away" in caplog.text
     for key in range(4):
         aged.owner.merge([(KEYS * 10 + key, 0)], [], {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(aged.owner.locator, "move", failing)
-        monkeypatch.setattr(maintenance, "_resume_at", 0.0)
+        monkeypatch.setattr(maintenance, "_resume_at", {})
         ticks(maintenance, 6)
     assert len(caplog.records) == 2
     version = aged.owner.table.version
     states = merges(aged.owner, version + 1, version + 2)
     assert_all_read(IN_PROCESS, aged.uri, frame(states[version + 2]))
+
+
+@pytest.mark.parametrize("theirs", ["OPTIMIZE", "appends"])
+def test_what_others_did_is_taken_in_whole_or_not_at_all(
+    tmp_path: Path, theirs: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file of theirs cannot be read while a sweep looks for what others committed; merges go on as if it had not."""
+    path = tmp_path / "rooms"
+    owner = opened(path)
+    for key in range(3):
+        owner.merge([(key, 0)], [], {"desk/0": key})
+    maintenance = Maintenance(owner.table, owner.locator, HOUR)
+    maintenance._swept -= 20 * 60
+    if theirs == "OPTIMIZE":
+        DeltaTable(path).optimize.compact()
+    else:
+        for key in (7, 8):
+            pl.DataFrame([(key, 0)], SCHEMA, orient="row").write_delta(str(path), mode="append")
+    read, files = owner.table.files.read, []
+
+    def unreadable(*wanted: Any) -> pl.DataFrame:
+        files.append(wanted)
+        if len(files) == (1 if theirs == "OPTIMIZE" else 2):
+            raise TransientError("the store is away")
+        return read(*wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner.table.files, "read", unreadable)
+        ticks(maintenance, 1)
+    assert "a sweep failed and is tried again: the store is away" in caplog.text
+    owner.merge([(9, 0)], [(1,)], {"desk/0": 9})
+    expected = [(0, 0), (2, 0), (9, 0), *([] if theirs == "OPTIMIZE" else [(7, 0), (8, 0)])]
+    assert_all_read(IN_PROCESS, str(path), frame(expected))
+
+
+def test_a_kind_of_maintenance_that_fails_does_not_keep_the_others_from_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TransientError("no checkpoint today")
+
+    owner = opened(tmp_path / "rooms")
+    maintenance = Maintenance(owner.table, owner.locator, HOUR)
+    monkeypatch.setattr(storage_maintenance, "_CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr(owner.table.log, "write_checkpoint", refuse)
+    for key in range(30):
+        owner.merge([(key, 0)], [], {})
+        ticks(maintenance)
+    assert len(owner.table.data_files) < 8
 
 
 def test_maintenance_by_hand_says_why_it_cannot(aged: Aged, monkeypatch: pytest.MonkeyPatch) -> None:
