@@ -7,7 +7,7 @@
 Like the tiers of a log-structured merge tree (O'Neil and others, "The log-structured merge-tree", 1996).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +61,14 @@ def choose(files: Iterable[DataFile], enough: int) -> list[DataFile]:
     return _up_to_limit([file for file in known if file.rows - live_rows(file) > _GONE_SHARE * file.rows])
 
 
-def compact(files: TableFiles, schema: pl.Schema, sources: Sequence[DataFile]) -> Compacted:
-    """Write the live rows of some files to a new one. Raises UnreadableTableError, TransientError."""
+def compact(files: TableFiles, sources: Sequence[DataFile], read: Callable[[DataFile], pl.DataFrame]) -> Compacted:
+    """Write the live rows of some files, all of whose rows `read` returns, to a new one.
+
+    Raises UnreadableTableError, TransientError.
+    """
     alive, parts = [], []
     for source in sources:
-        rows = files.read(source, schema)
+        rows = read(source)
         live = alive_rows(rows.height, files.vector(source))
         alive.append(np.flatnonzero(live))
         parts.append(rows.filter(live))

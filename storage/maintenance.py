@@ -20,6 +20,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
+import polars as pl
 from obstore.exceptions import BaseError
 
 from storage.compaction import Compacted, StaleCompactionError, choose, compact
@@ -43,6 +44,10 @@ class Mover(Protocol):
 
     enough_rows: int
     """How many live rows a data file should have; see `compaction.choose`."""
+
+    def read(self, file: DataFile, /) -> pl.DataFrame:
+        """Return all rows of a data file, on any thread. Raises UnreadableTableError, TransientError."""
+        ...
 
     def move(self, compacted: Compacted, /) -> None:
         """Put compacted files in place. Raises StaleCompactionError, and what `Table.commit_edit` raises."""
@@ -159,7 +164,7 @@ class Maintenance:
         began = time.time()
 
         def work() -> _Done:
-            compacted = compact(self._table.files, self._table.schema, chosen)
+            compacted = compact(self._table.files, chosen, self._mover.read)
             return partial(self._move, compacted, began)
 
         return work

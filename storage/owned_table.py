@@ -138,7 +138,7 @@ class OwnedTable(Table):
             changed = self._changed()
             widened = evolution(self._snapshot.metadata["schemaString"], self._declaration.schema_text).widened
             sources = self.data_files if widened else []
-            added = [file for source in sources for file in compact(self.files, self.schema, [source]).written]
+            added = [file for source in sources for file in compact(self.files, [source], self.read).written]
             return Edit("CHANGE COLUMNS", added, sources, changed, data_change=False)
 
         self.commit_edit(edit)

@@ -45,6 +45,10 @@ class RowImages:
         """Remember the rows of a file that was just written."""
         self._keep(path, _compact(rows))
 
+    def at_hand(self, path: str) -> pl.DataFrame | None:
+        """Return the rows of a file if they are in memory; the one method for other threads than the owner's."""
+        return self._frames.get(path)
+
     def drop(self, path: str) -> None:
         """Forget a file that is not part of the table any more."""
         frame = self._frames.pop(path, None)

@@ -103,6 +103,14 @@ class RowLocator:
         if len(files) == 1 and rows is not None:
             self._keep(files[0], rows)
 
+    def read(self, file: DataFile) -> pl.DataFrame:
+        """Return all rows of a data file, those gone included; on any thread.
+
+        Raises UnreadableTableError, TransientError.
+        """
+        at_hand = self._images.at_hand(file.path)
+        return self._table.read(file) if at_hand is None else at_hand
+
     def move(self, compacted: Compacted) -> None:
         """Put compacted files in the place of their sources; their rows keep their keys.
 

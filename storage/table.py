@@ -161,6 +161,10 @@ class Table:
             raise ValueError(f"{self.uri}: received rows of {rows.schema}, expected {self.schema}")
         return self.files.write(rows)
 
+    def read(self, file: DataFile) -> pl.DataFrame:
+        """Return all rows of a data file, those gone included. Raises UnreadableTableError, TransientError."""
+        return self.files.read(file, self.schema)
+
     def move(self, compacted: Compacted) -> None:
         """Put compacted files in the place of their sources; for a table whose rows nobody keeps track of.
 
