@@ -25,6 +25,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
 from operators.key_index import KeyIndex
+from storage.compaction import compact
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter, RowChanges
 from storage.owned_table import Commit, OwnedTable
@@ -47,7 +48,9 @@ def run(*, quick: bool = False) -> None:
         _child("keys", rows // scale)
     print("\nIndex of keys alone\n")
     _child("index", 5_000_000 // scale)
-    print("\nTable under 1,000 merges of 1,000 random keys, 1,000,000 rows, maintenance on\n")
+    print("\nMaintenance: a compacted file is written beside the owner, who puts it in place between two merges\n")
+    _child("compaction", 4_000_000 // scale)
+    print("\nTable under 1,000 merges of 1,000 random keys, paced as a stage does, 1,000,000 rows, maintenance on\n")
     _child("scan", 1_000 // scale)
     print("\nCommits of 100 random keys, 100,000 rows, maintenance on\n")
     _child("commits", 10_000 // scale)
@@ -149,6 +152,24 @@ def index(_uri: str, count: int) -> None:
         size = (_resident() - before) / count
         looked_up = _median(partial(found.admit, keys.sample(_BATCH, seed=1)))
         print(f"  {name:<20} {size:>4.0f} bytes a key; {_BATCH:,} looked up in {looked_up:.1f} ms")
+
+
+def compaction(uri: str, count: int) -> None:
+    """Measure how long merges wait for the compaction of a file as large as there are, of which a fifth is gone."""
+    orders = Orders(uri)
+    orders.fill(count)
+    orders.load()
+    (largest,) = orders.table.data_files
+    orders.merge(orders.some(count, count // 4))
+    began = time.perf_counter()
+    compacted = compact(orders.table.files, [orders.table.snapshot().files[largest.path]], orders.locator.read)
+    beside = time.perf_counter() - began
+    for _ in range(20):
+        orders.merge(orders.some(count, _BATCH))
+    began = time.perf_counter()
+    orders.locator.move(compacted)
+    waited = (time.perf_counter() - began) * 1e3
+    print(f"  {compacted.rows.height:,} rows written beside in {beside:.1f} s, put in place in {waited:.0f} ms")
 
 
 def scan(uri: str, merges: int) -> None:
@@ -286,7 +307,7 @@ def _run(name: str, uri: str, size: int) -> str:
 
 
 def _parts() -> Iterator[Callable[[str, int], None]]:
-    yield from (keys, index, scan, commits, wide, wide_merge)
+    yield from (keys, index, compaction, scan, commits, wide, wide_merge)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def perilous(documents: Sequence[bytes]) -> list[int]:
 
 def _has_small_exponent(joined: bytes) -> bool:
     """Tell whether an ``e-`` is followed by three digits, or two of 39 and more, anywhere."""
-    return any(map(_holds_small_exponent, stretches(joined, ahead=4)))
+    return b"-" in joined and any(map(_holds_small_exponent, stretches(joined, ahead=4)))
 
 
 def _holds_small_exponent(content: Bytes) -> bool:

@@ -173,6 +173,13 @@ def test_a_hash_depends_on_the_row_and_not_on_chunks_slices_or_encodings(
         assert hash_rows(frame[start:]).tolist() == expected
 
 
+@given(st.lists(st.none() | st.text(max_size=4), min_size=1))
+def test_the_hash_of_a_text_is_the_same_beside_long_and_short_ones(texts: list[str | None]) -> None:
+    alone = hash_columns([pl.Series(texts, dtype=pl.String)])
+    beside = hash_columns([pl.Series([*texts, "x" * 40], dtype=pl.String)])
+    assert alone.tolist() == beside.tolist()[:-1]
+
+
 def test_batches_without_a_new_key_leave_nothing_behind() -> None:
     """Texts stand in arrays, each at least twice as long as the next; known keys add none."""
     index = KeyIndex(["text"])
