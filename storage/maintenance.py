@@ -7,7 +7,8 @@
 4. A *sweep* removes files and log entries that no version within the retention needs.
 5. What fails is logged and tried again after a pause; the table is as right without it.
 
-A merge waits for maintenance only as long as that commit takes.
+A merge waits only as long as that commit takes, and while a sweep takes in what others have committed: for a file of 4
+million rows, the most there is, that is some tenths of a second (`make bench`).
 """
 
 import logging
