@@ -52,6 +52,15 @@ class Rank:
         """Return the ranks at these places."""
         return Rank(self.sequence[rows], self.deleted[rows], self.partition[rows], self.offset[rows])
 
+    def followed_by(self, other: "Rank") -> "Rank":
+        """Return these ranks and, behind them, the others."""
+        return Rank(
+            np.concatenate([self.sequence, other.sequence]),
+            np.concatenate([self.deleted, other.deleted]),
+            np.concatenate([self.partition, other.partition]),
+            np.concatenate([self.offset, other.offset]),
+        )
+
     def above(self, other: "Rank") -> Flags:
         """Tell place by place whether this rank is the greater."""
         by_offset = self.offset > other.offset

@@ -1,0 +1,307 @@
+"""Change detection for SCD2: the history of each key, one row for every state it was in.
+
+A batch needs of most keys only the row they have now: its events are newer than all that is known of the key. Where one
+is not, it is late, and the rows and remembered events of that key are fetched, all of them. Both kinds go the same
+way: what is known and what is new are put on one `timeline`, and the rows it shows are compared with those there are.
+
+A row is known by a number of its own, its slot in the table, that it never loses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from operators.chains import Chains
+from operators.changes import Changes
+from operators.eager import constant, rows_where
+from operators.equality import equal_rows
+from operators.growing import grown
+from operators.hashing import hash_rows
+from operators.held_rows import Flags, HeldRows
+from operators.key_index import KeyIndex, Slots
+from operators.line import EVENT, TRUNCATE, Known, count, in_line
+from operators.rank import NEVER, Ints, Rank, last_of_each
+from operators.scd1 import TECHNICAL, Counts
+from operators.timeline import Timeline, timeline
+from operators.unavailable import UNAVAILABLE
+
+VALID_FROM, VALID_TO, IS_CURRENT = "valid_from", "valid_to", "is_current"
+_NONE = -1
+
+
+def history_columns(sequence: pl.DataType) -> pl.Schema:
+    """Return the columns that a history has behind the declared ones: from when to when a row was so."""
+    return pl.Schema({VALID_FROM: sequence, VALID_TO: sequence, IS_CURRENT: pl.Boolean()})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The effect of one batch, applied to the state once it is committed to the tables.
+
+    `remembered` are events that no row shows, to be kept beside the table, and `remembered_slots` their numbers;
+    `truncates` are the sequences of truncates, to be kept as well.
+    """
+
+    changes: Changes
+    counts: Counts
+    remembered: pl.DataFrame
+    remembered_slots: Slots
+    truncates: Ints
+    newest: "_Lists"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """What the lists of some keys become: rows in their order, after the base of each key."""
+
+    keys: Slots
+    bases: Ints
+    last: Ints
+    row_keys: Slots
+    rows: Slots
+    starts: Ints
+    is_open: Flags
+    event_keys: Slots
+    events: Slots
+
+
+class Scd2:
+    """Keys, and the histories of their rows, of one Silver table; who holds the rows is `held`.
+
+    `remembered` holds the events that no row shows. `plan` leaves the state as it is and `apply` changes it: in
+    between, the caller commits. Memory: see `KeyIndex`; besides 27 bytes a key, 21 a row and 12 a remembered event.
+    """
+
+    def __init__(  # noqa: PLR0913 - a declaration has as many parts
+        self,
+        schema: pl.Schema,
+        keys: Sequence[str],
+        held: HeldRows,
+        remembered: HeldRows,
+        *,
+        sequence: pl.DataType | None = None,
+        tracked: Sequence[str] | None = None,
+    ) -> None:
+        self._declared = schema.names()
+        self._tracked = self._declared if tracked is None else [*tracked]
+        self._held, self._remembered = held, remembered
+        self._sequence = sequence or pl.Int64()
+        self._history = history_columns(self._sequence)
+        self._index = KeyIndex(keys)
+        self._rows, self._events = Chains(), Chains()
+        self._row_count = self._event_count = 0
+        self._starts, self._is_open = np.empty(0, np.int64), np.empty(0, bool)
+        self._row_keys, self._event_keys = np.empty(0, np.int32), np.empty(0, np.int32)
+        self._last = np.empty(0, np.int64)
+        self._truncates = np.empty(0, np.int64)
+        self._unlisted: list[tuple[Slots, Slots]] = []
+        self._of_event = [*EVENT, *self._declared]
+        nobody = pl.Schema({"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **TECHNICAL, **schema})
+        self._none = pl.DataFrame([{"_op": "truncate", "_partition": -1, "_offset": -1}], nobody)[self._of_event]
+        self.loaded_columns = [*keys, "_sequence", VALID_FROM, IS_CURRENT]
+
+    def load(self, rows: pl.DataFrame) -> Slots:
+        """Take in rows as they stand in the table, of which only `loaded_columns` count; return their slots."""
+        keys, slots = self._admit(rows), self._new_rows(rows.height)
+        self._row_keys[slots] = keys
+        self._starts[slots] = rows[VALID_FROM].to_physical().cast(pl.Int64).to_numpy()
+        self._is_open[slots] = rows[IS_CURRENT].to_numpy()
+        np.maximum.at(self._last, keys, rows["_sequence"].to_numpy())
+        self._unlisted.append((keys, slots))
+        return slots
+
+    def load_remembered(self, events: pl.DataFrame) -> Slots:
+        """Take in remembered events, of which only the keys and `_sequence` count; return their slots."""
+        keys = self._admit(events)
+        slots = np.arange(self._event_count, self._event_count + events.height)
+        self._event_count += events.height
+        np.maximum.at(self._last, keys, events["_sequence"].to_numpy())
+        self._list_events(keys, slots)
+        return slots
+
+    def load_truncates(self, truncates: Ints) -> None:
+        """Take in the sequences of truncates."""
+        self._truncates = np.union1d(self._truncates, truncates)
+
+    def plan(self, events: pl.DataFrame) -> Plan:
+        """Work out what `events`, in any order, change; the columns are those that `Scd1.plan` takes."""
+        self._list_loaded()
+        truncate = (events["_op"] == "truncate").to_numpy()
+        truncates, events = events["_sequence"].to_numpy()[truncate], rows_where(events, ~truncate)[self._of_event]
+        keys = self._admit(events)
+        ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
+        touched, late = self._touched(keys, ranks.sequence, truncates)
+        known = self._known(touched, late)
+        line = in_line(events, keys, ranks, known, self._truncated(touched[late], truncates))
+        made = timeline(line.events, line.keys, line.ranks, line.sequence, self._declared, self._tracked)
+        changes, slots = self._changes(known, made)
+        fresh = np.flatnonzero(made.hidden & (line.origin < len(known.slots)) & (line.origin != TRUNCATE))
+        numbers = self._event_count + np.arange(len(fresh))
+        lists = _Lists(
+            touched,
+            self._bases(touched, late),
+            line.sequence[last_of_each(line.keys)],
+            made.slots,
+            slots,
+            made.valid_from,
+            made.is_open,
+            line.keys[fresh],
+            numbers,
+        )
+        counts = count(line, made, events.height, self._declared)
+        counts = replace(counts, applied=counts.applied + len(truncates))
+        return Plan(changes, counts, line.events[fresh], numbers, truncates, lists)
+
+    def apply(self, plan: Plan) -> None:
+        """Make the state what it is after `plan`."""
+        lists = plan.newest
+        self._new_rows(len(plan.changes.inserted_slots))
+        self._event_count += len(plan.remembered_slots)
+        self._rows.cut(lists.keys, lists.bases)
+        bases = lists.bases[np.searchsorted(lists.keys, lists.row_keys)]
+        self._rows.put(lists.row_keys, lists.rows, bases)
+        self._row_keys[lists.rows] = lists.row_keys
+        self._starts[lists.rows], self._is_open[lists.rows] = lists.starts, lists.is_open
+        self._list_events(lists.event_keys, lists.events)
+        self._last[lists.keys] = np.maximum(self._last[lists.keys], lists.last)
+        self.load_truncates(plan.truncates)
+
+    def _admit(self, rows: pl.DataFrame) -> Slots:
+        keys = self._index.admit(rows)
+        self._last = grown(self._last, len(self._index), fill=NEVER)
+        return keys
+
+    def _new_rows(self, count: int) -> Slots:
+        slots = np.arange(self._row_count, self._row_count + count)
+        self._row_count += count
+        self._starts, self._is_open = grown(self._starts, self._row_count), grown(self._is_open, self._row_count)
+        self._row_keys = grown(self._row_keys, self._row_count)
+        return slots
+
+    def _list_loaded(self) -> None:
+        """List the rows that were loaded since; they come in any order."""
+        if self._unlisted:
+            keys, slots = (np.concatenate(part) for part in zip(*self._unlisted, strict=True))
+            self._unlisted.clear()
+            keys = np.unique(keys)
+            slots = np.concatenate([self._rows.all(keys), slots])
+            slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
+            self._rows.put(self._row_keys[slots], slots, np.full(len(slots), _NONE))
+
+    def _list_events(self, keys: Slots, slots: Slots) -> None:
+        order = np.argsort(keys, kind="stable")
+        self._event_keys = grown(self._event_keys, self._event_count)
+        self._event_keys[slots] = keys
+        self._events.put(keys[order], slots[order], self._events.newest(keys[order]))
+
+    def _touched(self, keys: Slots, sequence: Ints, truncates: Ints) -> tuple[Slots, Flags]:
+        """Return the keys of a batch, ascending, and whether an event of theirs is not newer than all that is known.
+
+        A truncate is an event of every key.
+        """
+        if len(truncates):
+            everyone = np.arange(len(self._index))
+            return everyone, np.ones(len(everyone), bool)
+        touched, places = np.unique(keys, return_inverse=True)
+        earliest = np.full(len(touched), np.iinfo(np.int64).max)
+        np.minimum.at(earliest, places, sequence)
+        last = np.maximum(self._last[touched], self._truncates.max(initial=NEVER))
+        return touched, (earliest <= last) & (last != NEVER)
+
+    def _truncated(self, keys: Slots, truncates: Ints) -> tuple[pl.DataFrame, Slots]:
+        """Return all truncates, as events of each of these keys."""
+        every = np.union1d(self._truncates, truncates)
+        events = self._none[np.full(len(keys) * len(every), 0)].with_columns(
+            _sequence=pl.Series(np.tile(every, len(keys)), dtype=pl.Int64)
+        )
+        return events, np.repeat(keys, len(every))
+
+    def _current(self, keys: Slots) -> tuple[Slots, Flags]:
+        """Return the newest row of each key, and whether it is open."""
+        newest = self._rows.newest(keys)
+        return newest, (newest != _NONE) & self._is_open[np.maximum(newest, 0)] if self._row_count else newest != _NONE
+
+    def _bases(self, touched: Slots, late: Flags) -> Ints:
+        """Return for each key the row after which its list goes on."""
+        newest, is_open = self._current(touched)
+        bases = newest.copy()
+        bases[is_open] = self._rows.older(newest[is_open])
+        bases[late] = _NONE
+        return bases
+
+    def _known(self, touched: Slots, late: Flags) -> Known:
+        newest, is_open = self._current(touched)
+        slots = np.concatenate([newest[is_open & ~late], self._rows.all(touched[late])])
+        slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
+        rows, row_keys, starts = self._held.rows(slots), self._row_keys[slots], self._starts[slots]
+        numbers = self._events.all(touched[late])
+        remembered = self._remembered.rows(numbers)[[*EVENT, *self._declared]]
+        as_sent = np.argsort(remembered[UNAVAILABLE].is_not_null().to_numpy(), kind="stable")
+        numbers, remembered = numbers[as_sent], remembered[as_sent]  # of equal ones, the last counts
+        of_rows = rows.hstack(
+            [
+                constant("_op", "upsert", pl.String(), rows.height),
+                constant(UNAVAILABLE, None, pl.List(pl.String()), rows.height),
+            ]
+        )[[*EVENT, *self._declared]]
+        ranks = Rank.of(of_rows, np.zeros(rows.height, bool))
+        whole = late[np.searchsorted(touched, row_keys)]  # else the events of its run are not known, and not needed
+        ranks = replace(ranks, sequence=np.where(whole, ranks.sequence, starts))
+        of_remembered = Rank.of(remembered, (remembered["_op"] == "delete").to_numpy())
+        return Known(
+            rows,
+            slots,
+            row_keys,
+            starts,
+            pl.concat([of_rows, remembered]),
+            np.concatenate([row_keys, self._event_keys[numbers]]),
+            ranks.followed_by(of_remembered),
+        )
+
+    def _changes(self, known: Known, made: Timeline) -> tuple[Changes, Slots]:
+        """Compare the rows that are to be with those there are; return the changes, and the slots of all rows."""
+        rows = self._shown(made)
+        match = _matches((known.row_keys, known.starts), (made.slots, made.valid_from))
+        kept = match != _NONE
+        same = np.zeros(rows.height, bool)
+        same[kept] = equal_rows(rows_where(rows, kept), known.rows[match[kept]])
+        gone = np.ones(len(known.slots), bool)
+        gone[match[kept]] = False
+        slots = np.empty(rows.height, np.int64)
+        slots[kept] = known.slots[match[kept]]
+        slots[~kept] = self._row_count + np.arange(int((~kept).sum()))
+        changed = kept & ~same
+        changes = Changes(
+            rows_where(rows, ~kept),
+            slots[~kept],
+            known.rows[match[changed]],
+            rows_where(rows, changed),
+            slots[changed],
+            rows_where(known.rows, gone),
+            known.slots[gone],
+        )
+        return changes, slots
+
+    def _shown(self, made: Timeline) -> pl.DataFrame:
+        """Return the rows of a timeline as the table has them."""
+        events = made.events[made.row]
+        ends = pl.Series(VALID_TO, made.valid_to).set(pl.Series(made.is_open), None)
+        columns = [
+            pl.Series(VALID_FROM, made.valid_from).cast(self._sequence),
+            ends.cast(self._sequence),
+            pl.Series(IS_CURRENT, made.is_open),
+            pl.Series("_row_hash", hash_rows(events[self._declared]).view(np.int64)),
+        ]
+        return events.hstack(columns)[[*self._declared, *self._history, *TECHNICAL]]
+
+
+def _matches(old: tuple[Slots, Ints], new: tuple[Slots, Ints]) -> Ints:
+    """Return for each new (key, start) the place of the same in `old`, -1 where it is not there; no pair is twice."""
+    keys, starts = (np.concatenate(part) for part in zip(old, new, strict=True))
+    order = np.lexsort((starts, keys))  # stable, so that of two the old one comes first
+    pairs = np.flatnonzero((keys[order[1:]] == keys[order[:-1]]) & (starts[order[1:]] == starts[order[:-1]]))
+    match = np.full(len(new[0]), _NONE)
+    match[order[pairs + 1] - len(old[0])] = order[pairs]
+    return match
