@@ -189,6 +189,7 @@ def test_a_compaction_of_an_unreadable_file_is_logged_and_the_table_goes_on(
     owner = opened(path)
     for key in range(4):
         owner.merge([(key, 0)], [], {})
+    owner = opened(path)  # which has no rows in memory
     maintenance = Maintenance(owner.table, owner.locator, HOUR)
     (damaged, *_) = path.glob("*.parquet")
     content = damaged.read_bytes()
