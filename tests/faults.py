@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import obstore
+import polars as pl
 import pytest
+
+from storage.errors import TransientError
+from storage.table_files import TableFiles
 
 Outcome = Literal["lost", "unanswered", "unsure", "unknown"]
 """Of the next log entry.
@@ -43,6 +47,23 @@ def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000) 
         if kind:
             patch.setattr(obstore, "put", broken_put)
             patch.setattr(obstore, "get", broken_get)
+        yield
+
+
+@contextmanager
+def fault_of_reads(files: TableFiles, number: int | None) -> Iterator[None]:
+    """Let one read of a data file fail, the first, the second and so on; None: no one does."""
+    read, done = files.read, 0
+
+    def broken_read(*wanted: Any) -> pl.DataFrame:
+        nonlocal done
+        done += 1
+        if done == number:
+            raise TransientError("the store is away")
+        return read(*wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "read", broken_read)
         yield
 
 

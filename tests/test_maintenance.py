@@ -3,7 +3,6 @@
 from concurrent.futures import wait
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import obstore
 import polars as pl
@@ -17,6 +16,7 @@ from storage.errors import TransientError
 from storage.maintenance import Maintained, Maintenance
 from storage.snapshot import Snapshot
 from tests.clocks import Clock, age, movable_clock
+from tests.faults import fault_of_reads
 from tests.keyed_table import KeyedTable, Row
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read
 from tests.written_tables import store_at
@@ -276,16 +276,7 @@ def test_what_others_did_is_taken_in_whole_or_not_at_all(
     else:
         for key in (7, 8):
             pl.DataFrame([(key, 0)], SCHEMA, orient="row").write_delta(str(path), mode="append")
-    read, files = owner.table.files.read, []
-
-    def unreadable(*wanted: Any) -> pl.DataFrame:
-        files.append(wanted)
-        if len(files) == (1 if theirs == "OPTIMIZE" else 2):
-            raise TransientError("the store is away")
-        return read(*wanted)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner.table.files, "read", unreadable)
+    with fault_of_reads(owner.table.files, 1 if theirs == "OPTIMIZE" else 2):
         ticks(maintenance, 1)
     assert "a sweep failed and is tried again: the store is away" in caplog.text
     owner.merge([(9, 0)], [(1,)], {"desk/0": 9})

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from concurrent.futures import wait
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from storage import table
 from storage.change_feed import read_changes
 from storage.errors import FencedError, TransientError
+from storage.maintenance import Maintenance
 from storage.owned_table import read_positions
-from tests.faults import Outcome, fault
+from tests.faults import Outcome, fault, fault_of_reads
 from tests.keyed_table import KeyedTable, Row
 
 KEYS = ["id", "part"]
@@ -40,7 +42,7 @@ _FAULT: st.SearchStrategy[Outcome | None] = st.sampled_from(
 class Histories(RuleBasedStateMachine):
     """One table, one owner at a time, and whoever else writes to it. Rows are (id, part, n, note)."""
 
-    vectors = True
+    vectors, switches = True, True
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,6 +92,24 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def maintain_and_forget_the_past(self) -> None:
         self.owner.maintain(timedelta(0))
+
+    @rule(failing=st.none() | st.integers(1, 3))
+    def the_owner_ticks(self, failing: int | None) -> None:
+        """Whatever is due is done beside the owner; of the data files read, one may not come."""
+        maintenance = Maintenance(self.owner.table, self.owner.locator, timedelta(hours=1))
+        maintenance._swept -= 3600
+        with fault_of_reads(self.owner.table.files, failing):
+            for _ in range(4):
+                maintenance.tick()
+                wait([maintenance._job] if maintenance._job else [])
+        maintenance._beside.shutdown()
+
+    @precondition(lambda self: self.switches)
+    @rule()
+    def change_strategy(self) -> None:
+        self.vectors = not self.vectors
+        self.zombie = None
+        self._open()
 
     @rule()
     def restart(self) -> None:
@@ -158,7 +178,7 @@ class Histories(RuleBasedStateMachine):
 class RewrittenHistories(Histories):
     """The same, for readers without deletion vectors."""
 
-    vectors = False
+    vectors, switches = False, False
 
     @invariant()
     def no_reader_needs_to_know_vectors(self) -> None:
