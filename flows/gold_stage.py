@@ -13,6 +13,8 @@ from flows.silver_stage import Handover
 from flows.stage import advance
 from flows.tables import gold_table
 from operators.changes import Changes
+from operators.eager import rows_where
+from operators.scd2 import IS_CURRENT
 from storage.change_feed import read_changes
 from storage.errors import HoleError
 from storage.maintenance import Maintenance
@@ -53,6 +55,7 @@ class GoldStage:
         declaration = gold_table(self._kpi, self._pipeline, table_id(self._silver_uri))
         self._table = OwnedTable(self._lake.gold(self._kpi.name), declaration)
         self._rollup = self._kpi.rollup()
+        self._inputs = [*self._rollup.inputs, *([IS_CURRENT] if self._kpi.source.history == "scd2" else [])]
         locator = RowLocator(self._table)
         locator.load(self._rollup.load, self._rollup.schema.names())
         self._writer = MergeWriter(self._table, locator)
@@ -81,8 +84,8 @@ class GoldStage:
 
     def _take(self, handovers: Sequence[Handover]) -> None:
         if handovers:
-            before = pl.concat([handover.before[self._rollup.inputs] for handover in handovers])
-            after = pl.concat([handover.after[self._rollup.inputs] for handover in handovers])
+            before = pl.concat([handover.before[self._inputs] for handover in handovers])
+            after = pl.concat([handover.after[self._inputs] for handover in handovers])
             self._advance_to(handovers[-1].version, before, after)
 
     def _catch_up(self, version: int) -> None:
@@ -90,7 +93,7 @@ class GoldStage:
             self._make_anew(version)
         while self._position is not None and self._position < version:
             step = min(self._position + _FEED_STEP, version)
-            schema = pl.Schema({name: self._kpi.source.schema[name] for name in self._rollup.inputs})
+            schema = pl.Schema({name: self._kpi.source.row_schema[name] for name in self._inputs})
             try:
                 images = read_changes(self._silver_uri, self._position, step, schema)
             except HoleError:
@@ -101,13 +104,17 @@ class GoldStage:
                 self._position = step  # versions that changed no row need no commit
 
     def _advance_to(self, version: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
-        self._commit(version, self._rollup.plan(before, after))
+        self._commit(version, self._rollup.plan(self._counted(before), self._counted(after)))
 
     def _make_anew(self, version: int) -> None:
         """Replace whatever the table holds by the KPI over all rows of Silver at `version`."""
         silver = DeltaTable(self._silver_uri, version=version)
-        rows = self._rollup.batch(pl.scan_delta(silver).select(self._rollup.inputs).collect())
-        self._commit(version, self._rollup.replace(rows))
+        rows = self._counted(pl.scan_delta(silver).select(self._inputs).collect())
+        self._commit(version, self._rollup.replace(self._rollup.batch(rows)))
+
+    def _counted(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows that a KPI is made of: of a history, the current ones."""
+        return rows_where(rows, rows[IS_CURRENT].to_numpy()) if IS_CURRENT in self._inputs else rows
 
     def _commit(self, version: int, changes: Changes) -> None:
         ledger = {"silver": self._silver, "from_version": self._position, "version": version}

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+SIDE = "__side"
+
 
 @dataclass(frozen=True, slots=True)
 class Lake:
@@ -25,6 +27,10 @@ class Lake:
     def silver(self, name: str) -> str:
         """Return where a Silver table is."""
         return f"{self.root}/silver/{name}"
+
+    def side(self, silver: str) -> str:
+        """Return where the events are that no row of a Silver table shows."""
+        return f"{self.root}/silver/{silver}{SIDE}"
 
     def gold(self, name: str) -> str:
         """Return where a Gold table is."""

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from flows.history import History, checked_history
 from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from operators.decode import Decoder
 from operators.scd1 import TECHNICAL
+from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
 
 
@@ -20,6 +22,9 @@ class Silver:
     `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
     the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
+    `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
+    `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
+    columns that begin a new row; the others are updated in place.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -31,6 +36,8 @@ class Silver:
     columns: Mapping[str, str]
     keys: Sequence[str]
     sequence_by: str | None = None
+    history: History = "scd1"
+    track: Sequence[str] | None = None
     strategy: Strategy = "deletion_vectors"
     schema: Schema = field(init=False, repr=False)
 
@@ -42,6 +49,8 @@ class Silver:
         schema: Mapping[str, str],
         keys: Sequence[str],
         sequence_by: str | None = None,
+        history: History = "scd1",
+        track: Sequence[str] | None = None,
         strategy: Strategy = "deletion_vectors",
     ) -> None:
         for attribute, value in (
@@ -50,6 +59,8 @@ class Silver:
             ("columns", dict(schema)),
             ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
             ("sequence_by", sequence_by),
+            ("history", history),
+            ("track", None if track is None else tuple(track)),
             ("strategy", strategy),
         ):
             object.__setattr__(self, attribute, value)
@@ -57,13 +68,20 @@ class Silver:
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()
+            checked_history(name, history, track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
 
     @property
     def row_schema(self) -> pl.Schema:
-        """Columns of the table: the declared ones, then the technical ones."""
-        return pl.Schema({**self.schema, **TECHNICAL})
+        """Columns of the table: the declared ones, those of a history, then the technical ones."""
+        history = history_columns(self.sequence_type) if self.history == "scd2" else {}
+        return pl.Schema({**self.schema, **history, **TECHNICAL})
+
+    @property
+    def sequence_type(self) -> pl.DataType:
+        """Type of the sequence: that of its column, else a 64-bit integer."""
+        return self.schema.get(self.sequence_by or "", pl.Int64())
 
     def decoder(self) -> Decoder:
         """Return a new decoder of this table's records."""

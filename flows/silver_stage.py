@@ -11,18 +11,18 @@ from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.row_changes import row_changes
 from flows.silver import Silver
+from flows.silver_state import Plan, open_state
 from flows.stage import advance
 from flows.tables import silver_table
 from operators.changes import Changes
 from operators.eager import rows_where
 from operators.held_rows import Flags
-from operators.scd1 import Plan, Scd1
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeResult, MergeWriter
 from storage.owned_table import Commit, OwnedTable, read_positions
 from storage.positions import Range, take_from
 from storage.row_locator import RowLocator
-from storage.staging import first_staged, read_deletes, read_range
+from storage.staging import first_staged, read_range
 
 _DONE = ("quarantined", "dropped")
 
@@ -72,11 +72,9 @@ class SilverStage:
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.positions(self._partitions)
         locator = RowLocator(self._table)
-        self._state = Scd1(pl.Schema(self._silver.schema), self._silver.keys, locator)
-        locator.load(self._state.load, self._state.loaded_columns)
+        self._state = open_state(self._silver, self._lake, self._pipeline, locator, self._positions)
         self._writer = MergeWriter(self._table, locator)
         self._maintenance = Maintenance(self._table, locator, self._lake.retention)
-        self._state.load_deletes(*read_deletes(self._staging, self._positions))
 
     @property
     def _staging(self) -> str:
@@ -105,8 +103,9 @@ class SilverStage:
             return Handover(self._silver.name, standing, standing, nothing, nothing)
         events = pl.concat([batch.events for batch in fresh])
         fates = {fate: (events["_op"] == fate).to_numpy() for fate in _DONE}
-        plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
+        plan: Plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
+        self._state.remember(plan, ends)
         result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, plan, fates)))
         self._state.apply(plan)
         self._positions |= ends

@@ -9,7 +9,7 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
-from flows.lake import Lake
+from flows.lake import SIDE, Lake
 from flows.pipeline import Pipeline
 from storage.owned_table import LEDGER
 from storage.table_declaration import read_snapshot
@@ -46,6 +46,8 @@ def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
         yield TablePlace("staging", silver.name, lake.staging(silver.name))
         yield TablePlace("quarantine", silver.name, lake.quarantine(silver.name))
         yield TablePlace("silver", silver.name, lake.silver(silver.name))
+        if silver.history == "scd2":
+            yield TablePlace("silver", f"{silver.name}{SIDE}", lake.side(silver.name))
     for kpi in pipeline.kpis:
         yield TablePlace("gold", kpi.name, lake.gold(kpi.name))
 

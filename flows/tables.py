@@ -6,6 +6,7 @@ import pyarrow as pa
 from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.silver import Silver
+from operators.line import EVENT
 from storage.table_declaration import Declaration
 
 
@@ -21,8 +22,15 @@ def quarantine_table(pipeline: str) -> Declaration:
 
 def silver_table(silver: Silver, pipeline: str) -> Declaration:
     """Return a Silver table."""
-    schema = _arrow(silver.row_schema)
-    return Declaration(schema, pipeline, _definition(silver), change_feed=True, vectors=_vectors(silver))
+    schema, definition = _arrow(silver.row_schema), _definition(silver) + _history(silver)
+    return Declaration(schema, pipeline, definition, change_feed=True, vectors=_vectors(silver))
+
+
+def side_table(silver: Silver, pipeline: str) -> Declaration:
+    """Return the table beside a history, of the events that no row shows."""
+    staged = staging_schema(silver.schema)
+    schema = pl.Schema({name: staged[name] for name in [*EVENT, *silver.schema]})
+    return Declaration(_arrow(schema), pipeline, _definition(silver) + _history(silver))
 
 
 def gold_table(kpi: Kpi, pipeline: str, silver_id: str = "") -> Declaration:
@@ -38,6 +46,10 @@ def _vectors(table: Silver | Kpi) -> bool:
 def _definition(silver: Silver) -> str:
     source = silver.source
     return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
+
+
+def _history(silver: Silver) -> str:
+    return f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
 
 
 def _arrow(schema: pl.Schema) -> pa.Schema:

@@ -40,15 +40,14 @@ def history_columns(sequence: pl.DataType) -> pl.Schema:
 class Plan:
     """The effect of one batch, applied to the state once it is committed to the tables.
 
-    `remembered` are events that no row shows, to be kept beside the table, and `remembered_slots` their numbers;
-    `truncates` are the sequences of truncates, to be kept as well.
+    `remembered` are truncates and events that no row shows, to be kept beside the table; `remembered_slots` are their
+    numbers.
     """
 
     changes: Changes
     counts: Counts
     remembered: pl.DataFrame
     remembered_slots: Slots
-    truncates: Ints
     newest: "_Lists"
 
 
@@ -65,6 +64,7 @@ class _Lists:
     is_open: Flags
     event_keys: Slots
     events: Slots
+    truncates: Ints
 
 
 class Scd2:
@@ -101,6 +101,7 @@ class Scd2:
         nobody = pl.Schema({"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **TECHNICAL, **schema})
         self._none = pl.DataFrame([{"_op": "truncate", "_partition": -1, "_offset": -1}], nobody)[self._of_event]
         self.loaded_columns = [*keys, "_sequence", VALID_FROM, IS_CURRENT]
+        self.remembered_columns = [*keys, "_op", "_sequence"]
 
     def load(self, rows: pl.DataFrame) -> Slots:
         """Take in rows as they stand in the table, of which only `loaded_columns` count; return their slots."""
@@ -112,24 +113,27 @@ class Scd2:
         self._unlisted.append((keys, slots))
         return slots
 
-    def load_remembered(self, events: pl.DataFrame) -> Slots:
-        """Take in remembered events, of which only the keys and `_sequence` count; return their slots."""
-        keys = self._admit(events)
+    def load_remembered(self, events: pl.DataFrame, merged: Flags) -> Slots:
+        """Take in remembered events, of which only `remembered_columns` count; return their slots.
+
+        Those that are not `merged` into the table yet will come again, and are not to be honoured early.
+        """
         slots = np.arange(self._event_count, self._event_count + events.height)
         self._event_count += events.height
-        np.maximum.at(self._last, keys, events["_sequence"].to_numpy())
-        self._list_events(keys, slots)
+        sequence, truncate = events["_sequence"].to_numpy(), (events["_op"] == "truncate").to_numpy()
+        self._take_truncates(sequence[truncate & merged])
+        own = np.flatnonzero(~truncate & merged)
+        keys = self._admit(events[own])
+        np.maximum.at(self._last, keys, sequence[own])
+        self._list_events(keys, slots[own])
         return slots
-
-    def load_truncates(self, truncates: Ints) -> None:
-        """Take in the sequences of truncates."""
-        self._truncates = np.union1d(self._truncates, truncates)
 
     def plan(self, events: pl.DataFrame) -> Plan:
         """Work out what `events`, in any order, change; the columns are those that `Scd1.plan` takes."""
         self._list_loaded()
         truncate = (events["_op"] == "truncate").to_numpy()
-        truncates, events = events["_sequence"].to_numpy()[truncate], rows_where(events, ~truncate)[self._of_event]
+        wipes, events = rows_where(events, truncate)[self._of_event], rows_where(events, ~truncate)[self._of_event]
+        truncates = wipes["_sequence"].to_numpy()
         keys = self._admit(events)
         ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
         touched, late = self._touched(keys, ranks.sequence, truncates)
@@ -138,7 +142,8 @@ class Scd2:
         made = timeline(line.events, line.keys, line.ranks, line.sequence, self._declared, self._tracked)
         changes, slots = self._changes(known, made)
         fresh = np.flatnonzero(made.hidden & (line.origin < len(known.slots)) & (line.origin != TRUNCATE))
-        numbers = self._event_count + np.arange(len(fresh))
+        remembered = pl.concat([line.events[fresh], wipes])
+        numbers = self._event_count + np.arange(remembered.height)
         lists = _Lists(
             touched,
             self._bases(touched, late),
@@ -148,11 +153,12 @@ class Scd2:
             made.valid_from,
             made.is_open,
             line.keys[fresh],
-            numbers,
+            numbers[: len(fresh)],
+            truncates,
         )
         counts = count(line, made, events.height, self._declared)
         counts = replace(counts, applied=counts.applied + len(truncates))
-        return Plan(changes, counts, line.events[fresh], numbers, truncates, lists)
+        return Plan(changes, counts, remembered, numbers, lists)
 
     def apply(self, plan: Plan) -> None:
         """Make the state what it is after `plan`."""
@@ -166,7 +172,10 @@ class Scd2:
         self._starts[lists.rows], self._is_open[lists.rows] = lists.starts, lists.is_open
         self._list_events(lists.event_keys, lists.events)
         self._last[lists.keys] = np.maximum(self._last[lists.keys], lists.last)
-        self.load_truncates(plan.truncates)
+        self._take_truncates(lists.truncates)
+
+    def _take_truncates(self, sequences: Ints) -> None:
+        self._truncates = np.union1d(self._truncates, sequences)
 
     def _admit(self, rows: pl.DataFrame) -> Slots:
         keys = self._index.admit(rows)

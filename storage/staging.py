@@ -41,9 +41,14 @@ def read_deletes(uri: str, positions: Mapping[str, int]) -> tuple[pl.DataFrame, 
     What lies at or beyond a position will come again and must not be honoured early.
     """
     staged = pl.scan_delta(DeltaTable(uri)).filter(pl.col("_op").is_in(["delete", "truncate"])).collect()
+    merged = staged.filter(is_below(positions))
+    floor = merged.filter(pl.col("_op") == "truncate")["_sequence"].max()
+    return merged.filter(pl.col("_op") == "delete"), None if floor is None else int(floor)  # type: ignore[arg-type]
+
+
+def is_below(positions: Mapping[str, int]) -> pl.Expr:
+    """Tell of each event whether it lies below the position of its partition, which is 0 where none is given."""
     position = pl.format("{}/{}", "_topic", "_partition").replace_strict(
         dict(positions), default=0, return_dtype=pl.Int64
     )
-    merged = staged.filter(pl.col("_offset") < position)
-    floor = merged.filter(pl.col("_op") == "truncate")["_sequence"].max()
-    return merged.filter(pl.col("_op") == "delete"), None if floor is None else int(floor)  # type: ignore[arg-type]
+    return pl.col("_offset") < position

@@ -1,8 +1,8 @@
 """A small pipeline of orders for tests that run the real engine, and the events it reads.
 
 Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_MAX_ROWS` how many rows a
-commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_COUNTED` and `TEST_PIPELINE` change the declaration. The lake, the
-event log and the brokers come from goldwax's own settings.
+commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_COUNTED` and `TEST_PIPELINE` change the declaration.
+The lake, the event log and the brokers come from goldwax's own settings.
 """
 
 import json
@@ -32,7 +32,8 @@ def pipeline() -> Pipeline:
     start = eval(os.environ.get("TEST_START", "'earliest'"))  # noqa: S307 - our own tests
     kind = Kafka if os.environ.get("TEST_SOURCE") == "kafka" else EventLog
     source = kind(topic, format=FORMAT, start=start)
-    orders = Silver("orders", source=source, schema=SCHEMA, keys=[os.environ.get("TEST_KEYS", "order_id")])
+    keys, history = [os.environ.get("TEST_KEYS", "order_id")], os.environ.get("TEST_HISTORY", "scd1")
+    orders = Silver("orders", source=source, schema=SCHEMA, keys=keys, history=history)  # type: ignore[arg-type]
     hourly = Kpi(
         KPIS[0],
         source=orders,

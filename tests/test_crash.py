@@ -90,6 +90,12 @@ def test_event_log_survives_kills(kills: int, keep_recovery: bool, tmp_path: Pat
     _survives(Engine(tmp_path / "lake", settings), ends, tmp_path, kills, keep_recovery=keep_recovery)
 
 
+def test_histories_survive_kills(tmp_path: Path) -> None:
+    settings, ends = _log(tmp_path, FEW * _EVENTS_A_KILL)
+    engine = Engine(tmp_path / "lake", {**settings, "TEST_HISTORY": "scd2"}, ("-w", "2"))
+    _survives(engine, ends, tmp_path, FEW, keep_recovery=False)
+
+
 @pytest.mark.parametrize("keep_recovery", [True, False], ids=["recovery kept", "recovery deleted"])
 @pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_kafka_survives_kills(

@@ -47,7 +47,6 @@ class Silver:
         self.columns = pl.Schema({**schema, **history_columns(pl.Int64()), **TECHNICAL})
         self.rows = pl.DataFrame(schema=self.columns)
         self.remembered = frame([], schema, self.keys)
-        self.truncates: list[int] = []
         self.restart()
 
     def restart(self) -> None:
@@ -56,8 +55,8 @@ class Silver:
         self.state = Scd2(pl.Schema(self.schema), self.keys, self.held, self.beside, tracked=self.tracked)
         for part in self.rows.sample(fraction=1, shuffle=True, seed=1).iter_slices(7):
             self.held.put(self.state.load(part.select(self.state.loaded_columns)), part)
-        self.beside.put(self.state.load_remembered(self.remembered), self.remembered)
-        self.state.load_truncates(np.array(self.truncates, np.int64))
+        merged = np.ones(self.remembered.height, bool)
+        self.beside.put(self.state.load_remembered(self.remembered, merged), self.remembered)
 
     def merge(self, events: Sequence[Keyed]) -> Counts:
         plan = self.state.plan(frame(events, self.schema, self.keys))
@@ -67,7 +66,6 @@ class Silver:
         assert left.height == self.rows.height - gone.height, "a before-image is not what the table held"
         self.rows = pl.concat([left, changes.updated_to, changes.inserted])
         self.remembered = pl.concat([self.remembered, plan.remembered])
-        self.truncates += plan.truncates.tolist()
         self.state.apply(plan)
         self.held.remove(changes.deleted_slots)
         self.held.put(changes.inserted_slots, changes.inserted)

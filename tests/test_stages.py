@@ -36,14 +36,15 @@ TABLES = ("staging/things", "silver/things", "gold/kinds")
 class Chain:
     """Staging, Silver and Gold of one lake, fed by hand."""
 
-    def __init__(self, lake: Path, start: int = 0) -> None:
-        where, partitions = Lake(str(lake)), ["things/0"]
-        self._decoder = THINGS.decoder()
-        self._staging = StagingStage(THINGS, where, "demo", partitions, Decoding(THINGS.decoder, THINGS.schema))
+    def __init__(self, lake: Path, start: int = 0, kpi: Kpi = KINDS) -> None:
+        where, partitions, self._things = Lake(str(lake)), ["things/0"], kpi.source
+        self._decoder = self._things.decoder()
+        decoding = Decoding(self._things.decoder, self._things.schema)
+        self._staging = StagingStage(self._things, where, "demo", partitions, decoding)
         self._next = start
         self.advance()
-        self._silver = SilverStage(THINGS, where, "demo", partitions, Progress(dict))
-        self._gold = GoldStage(KINDS, where, "demo")
+        self._silver = SilverStage(self._things, where, "demo", partitions, Progress(dict))
+        self._gold = GoldStage(kpi, where, "demo")
 
     def advance(self, *values: bytes) -> None:
         """Send these values through all stages that there are."""
@@ -55,7 +56,7 @@ class Chain:
         start, self._next = self._next, self._next + len(values)
         offsets = np.arange(start, self._next)
         records = Records("things", 0, start, self._next, offsets, offsets, [None] * len(values), values)
-        return decode_records(records, self._decoder, THINGS.schema)
+        return decode_records(records, self._decoder, self._things.schema)
 
 
 def thing(number: int, version: int, op: str = "upsert") -> bytes:

@@ -1,0 +1,33 @@
+"""What a Silver table keeps of each key."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import polars as pl
+
+from flows.lake import SIDE
+from operators.scd2 import history_columns
+from operators.schema import DeclarationError, Schema, did_you_mean
+
+History = Literal["scd1", "scd2"]
+"""The current row alone; or a row for every state the key was in, valid from one sequence to the next."""
+
+
+def checked_history(name: str, history: str, track: Sequence[str] | None, schema: Schema) -> None:
+    """Check what a Silver table declares of its history. Raises DeclarationError."""
+    known = get_args(History)
+    if history not in known:
+        raise DeclarationError(
+            f"unknown history {history!r}; expected one of: {', '.join(known)}.{did_you_mean(history, known)}"
+        )
+    if track is not None and history != "scd2":
+        raise DeclarationError("track is for history='scd2': it says which columns begin a new row")
+    for column in track or ():
+        if column not in schema:
+            raise DeclarationError(
+                f"track: unknown column {column!r}; the table has: {', '.join(schema)}.{did_you_mean(column, schema)}"
+            )
+    if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
+        raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
+    if name.endswith(SIDE):
+        raise DeclarationError(f"names that end with {SIDE!r} are kept for what is remembered beside a history")

@@ -1,0 +1,161 @@
+"""SCD2 through staging, Silver and Gold, with commits that fail and processes that start again."""
+
+import json
+import random
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from flows import Count, EventLog, Json, Kpi, Silver
+from flows.strategy import Strategy
+from operators.schema import DeclarationError
+from storage.errors import TransientError
+from tests.faults import Outcome, fault
+from tests.histories import Event, Version, history
+from tests.test_stages import Chain
+
+SCHEMA = {"id": "int64", "version": "int64", "kind": "string", "note": "string"}
+SOURCE = EventLog("things", format=Json(operation="op"))
+
+
+def silver(strategy: Strategy = "deletion_vectors") -> Silver:
+    order = {"sequence_by": "version", "history": "scd2", "track": ["kind"]}
+    return Silver("things", source=SOURCE, schema=SCHEMA, keys=["id"], strategy=strategy, **order)  # type: ignore[arg-type]
+
+
+KINDS = Kpi("kinds", source=silver(), group_by=["kind"], measures={"things": Count()})
+
+
+def value(number: int, event: Event) -> bytes:
+    kind, note = event.row or ("", "")
+    content = f'"op": "{event.op}", "id": {number}, "version": {event.sequence}, "kind": "{kind}", "note": "{note}"'
+    return f"{{{content}}}".encode()
+
+
+def stream(chance: random.Random, count: int) -> list[tuple[int, Event]]:
+    """Return events of six things: late ones, deletes, copies, and two at one sequence."""
+    found: list[tuple[int, Event]] = []
+    for position in range(count):
+        if found and chance.random() < 0.1:
+            number, earlier = chance.choice(found)
+            found.append((number, Event(earlier.op, earlier.sequence, position, earlier.row)))
+            continue
+        op = "delete" if chance.random() < 0.2 else "upsert"
+        row = (chance.choice("ab"), chance.choice("xyz")) if op == "upsert" else ()
+        found.append((chance.randrange(6), Event(op, position + chance.randrange(-20, 5), position, row)))
+    return found
+
+
+def versions(lake: Path) -> dict[int, list[Version]]:
+    found: dict[int, list[Version]] = {}
+    for row in pl.read_delta(str(lake / "silver/things")).sort("valid_from").iter_rows(named=True):
+        version = Version((row["kind"], row["note"]), row["valid_from"], row["valid_to"])
+        found.setdefault(row["id"], []).append(version)
+    return found
+
+
+def expected(events: list[tuple[int, Event]]) -> dict[int, list[Version]]:
+    by_number: dict[int, list[Event]] = {}
+    for number, event in events:
+        by_number.setdefault(number, []).append(event)
+    # `version` is a column too, though not a tracked one; what is compared are kind and note
+    made = {number: history(own, 2, [0]) for number, own in by_number.items()}
+    return {number: found for number, found in made.items() if found}
+
+
+@pytest.mark.parametrize("strategy", ["deletion_vectors", "rewrite"])
+@pytest.mark.parametrize("seed", range(3))
+def test_histories_and_what_gold_makes_of_them_survive_failed_commits_and_restarts(
+    tmp_path: Path, seed: int, strategy: Strategy
+) -> None:
+    chance = random.Random(seed)
+    events = stream(chance, 120)
+    kpi = replace(KINDS, source=silver(strategy=strategy), strategy=strategy)
+    chain, at = Chain(tmp_path, kpi=kpi), 0
+    while at < len(events):
+        batch = events[at : at + chance.choice([1, 3, 10])]
+        table = chance.choice(["silver/things", "silver/things__side", "gold/kinds"])
+        outcome: Outcome | None = chance.choice([None, None, "lost", "unanswered", "unsure"])
+        try:
+            with fault(outcome, tmp_path / table, times=1):
+                chain.advance(*(value(number, event) for number, event in batch))
+        except TransientError:
+            chain = Chain(tmp_path, at + len(batch), kpi=kpi)
+        at += len(batch)
+        if chance.random() < 0.2:
+            chain = Chain(tmp_path, at, kpi=kpi)
+    chain.advance()
+    assert versions(tmp_path) == expected(events)
+    current = Counter(own[-1].row[0] for own in versions(tmp_path).values() if own[-1].valid_to is None)
+    gold = pl.read_delta(str(tmp_path / "gold/kinds"))
+    assert dict(gold.select("kind", "things").rows()) == current
+    assert pl.read_delta(str(tmp_path / "silver/things__side")).height > 0
+
+
+def test_a_process_that_dies_between_the_two_commits_remembers_nothing_too_early(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, kpi=KINDS)
+    chain.advance(value(1, Event("upsert", 1, 0, ("a", "x"))))
+    with suppress(TransientError), fault("lost", tmp_path / "silver/things"):
+        chain.advance(value(1, Event("delete", 5, 1)))
+    side = str(tmp_path / "silver/things__side")
+    assert pl.read_delta(side)["_op"].to_list() == ["delete"] * DeltaTable(side).version()
+    assert versions(tmp_path) == {1: [Version(("a", "x"), 1, None)]}
+    again = Chain(tmp_path, 2, kpi=KINDS)
+    again.advance(value(1, Event("upsert", 3, 2, ("b", "y"))))
+    assert versions(tmp_path) == {1: [Version(("a", "x"), 1, 3), Version(("b", "y"), 3, 5)]}
+
+
+@pytest.mark.parametrize(
+    ("declared", "first", "then", "dtype"),
+    [
+        ("timestamp", "2026-03-01T10:00:00Z", "2026-03-02T10:00:00.000001Z", pl.Datetime("us", "UTC")),
+        ("date", "1969-12-31", "2026-03-02", pl.Date()),
+        ("int16", 7, 8, pl.Int16()),
+    ],
+)
+def test_rows_are_valid_in_the_type_of_the_sequence(
+    tmp_path: Path, declared: str, first: object, then: object, dtype: pl.DataType
+) -> None:
+    things = Silver(
+        "things",
+        source=SOURCE,
+        schema={"id": "int64", "at": declared, "kind": "string"},
+        keys=["id"],
+        sequence_by="at",
+        history="scd2",
+    )
+    chain = Chain(tmp_path, kpi=Kpi("kinds", source=things, group_by=["kind"], measures={"things": Count()}))
+    chain.advance(
+        *(
+            json.dumps({"op": "upsert", "id": 1, "at": at, "kind": kind}).encode()
+            for at, kind in ((then, "b"), (first, "a"))
+        )
+    )
+    rows = pl.read_delta(str(tmp_path / "silver/things")).sort("valid_from")
+    assert (rows["valid_from"].dtype, rows["valid_to"].dtype) == (dtype, dtype)
+    assert rows["valid_from"].to_list() == rows["at"].to_list()
+    assert rows["valid_to"].to_list() == [rows["at"][1], None]
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"history": "scd3"}, "unknown history 'scd3'; expected one of: scd1, scd2"),
+        ({"track": ["kind"]}, "track is for history='scd2'"),
+        ({"history": "scd2", "track": ["kid"]}, "unknown column 'kid'; the table has: id, .*Did you mean 'kind'"),
+        (
+            {"history": "scd2", "schema": {**SCHEMA, "valid_to": "int64"}},
+            "column 'valid_to' is one that history='scd2'",
+        ),
+        ({"history": "scd2", "name": "a__side"}, "names that end with '__side'"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused(declared: dict[str, object], message: str) -> None:
+    whole = {"name": "things", "source": SOURCE, "schema": SCHEMA, "keys": ["id"], **declared}
+    with pytest.raises(DeclarationError, match=message):
+        Silver(**whole)  # type: ignore[arg-type]
