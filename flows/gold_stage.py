@@ -55,7 +55,8 @@ class GoldStage:
         declaration = gold_table(self._kpi, self._pipeline, table_id(self._silver_uri))
         self._table = OwnedTable(self._lake.gold(self._kpi.name), declaration)
         self._rollup = self._kpi.rollup()
-        self._inputs = [*self._rollup.inputs, *([IS_CURRENT] if self._kpi.source.history == "scd2" else [])]
+        self._of_history = self._kpi.source.history == "scd2"
+        self._inputs = [*self._rollup.inputs, *([IS_CURRENT] if self._of_history else [])]
         locator = RowLocator(self._table)
         locator.load(self._rollup.load, self._rollup.schema.names())
         self._writer = MergeWriter(self._table, locator)
@@ -114,7 +115,7 @@ class GoldStage:
 
     def _counted(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows that a KPI is made of: of a history, the current ones."""
-        return rows_where(rows, rows[IS_CURRENT].to_numpy()) if IS_CURRENT in self._inputs else rows
+        return rows_where(rows, rows[IS_CURRENT].to_numpy()) if self._of_history else rows
 
     def _commit(self, version: int, changes: Changes) -> None:
         ledger = {"silver": self._silver, "from_version": self._position, "version": version}

@@ -60,7 +60,7 @@ class Silver:
             ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
             ("sequence_by", sequence_by),
             ("history", history),
-            ("track", None if track is None else tuple(track)),
+            ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
             ("strategy", strategy),
         ):
             object.__setattr__(self, attribute, value)
@@ -68,7 +68,7 @@ class Silver:
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()
-            checked_history(name, history, track, self.schema)
+            checked_history(name, history, self.track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
 

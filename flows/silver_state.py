@@ -15,12 +15,14 @@ from operators.scd1 import Counts, Scd1
 from operators.scd1 import Plan as CurrentPlan
 from operators.scd2 import Plan as HistoryPlan
 from operators.scd2 import Scd2
+from storage.errors import HoleError
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter, RowChanges
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Positions
 from storage.row_locator import RowLocator
 from storage.staging import is_below, read_deletes
+from storage.table_declaration import read_snapshot
 
 
 class Plan(Protocol):
@@ -92,6 +94,7 @@ class Histories:
         self, silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, positions: Mapping[str, int]
     ) -> None:
         self._positions = positions
+        _check_side(lake.side(silver.name), positions)
         self._side = OwnedTable(lake.side(silver.name), side_table(silver, pipeline))
         remembered = RowLocator(self._side)
         self._writer = MergeWriter(self._side, remembered)
@@ -120,3 +123,12 @@ class Histories:
     def _load(self, events: pl.DataFrame) -> Slots:
         merged = events.select(is_below(self._positions)).to_series()
         return self._scd2.load_remembered(events, merged.to_numpy())
+
+
+def _check_side(uri: str, positions: Mapping[str, int]) -> None:
+    """Check that the table beside a history, which is made before its first commit, is still there."""
+    if positions and read_snapshot(uri) is None:
+        raise HoleError(
+            f"{uri}: the table is gone, and with it the events that no row of the history shows. Restore it, or move "
+            "the Silver table away too: both are made anew from staging"
+        )

@@ -196,6 +196,7 @@ class Scd2:
             self._unlisted.clear()
             keys = np.unique(keys)
             slots = np.concatenate([self._rows.all(keys), slots])
+            slots = slots[self._held.present(slots)]  # rows that another writer moved have new slots
             slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
             self._rows.put(self._row_keys[slots], slots, np.full(len(slots), _NONE))
 
@@ -230,7 +231,9 @@ class Scd2:
     def _current(self, keys: Slots) -> tuple[Slots, Flags]:
         """Return the newest row of each key, and whether it is open."""
         newest = self._rows.newest(keys)
-        return newest, (newest != _NONE) & self._is_open[np.maximum(newest, 0)] if self._row_count else newest != _NONE
+        is_open = newest != _NONE
+        is_open[is_open] = self._is_open[newest[is_open]]
+        return newest, is_open
 
     def _bases(self, touched: Slots, late: Flags) -> Ints:
         """Return for each key the row after which its list goes on."""
@@ -246,6 +249,7 @@ class Scd2:
         slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
         rows, row_keys, starts = self._held.rows(slots), self._row_keys[slots], self._starts[slots]
         numbers = self._events.all(touched[late])
+        numbers = numbers[self._remembered.present(numbers)]
         remembered = self._remembered.rows(numbers)[[*EVENT, *self._declared]]
         as_sent = np.argsort(remembered[UNAVAILABLE].is_not_null().to_numpy(), kind="stable")
         numbers, remembered = numbers[as_sent], remembered[as_sent]  # of equal ones, the last counts

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ from deltalake import DeltaTable
 from flows import Count, EventLog, Json, Kpi, Silver
 from flows.strategy import Strategy
 from operators.schema import DeclarationError
-from storage.errors import TransientError
+from storage.errors import HoleError, TransientError
 from tests.faults import Outcome, fault
 from tests.histories import Event, Version, history
 from tests.test_stages import Chain
@@ -95,6 +96,41 @@ def test_histories_and_what_gold_makes_of_them_survive_failed_commits_and_restar
     gold = pl.read_delta(str(tmp_path / "gold/kinds"))
     assert dict(gold.select("kind", "things").rows()) == current
     assert pl.read_delta(str(tmp_path / "silver/things__side")).height > 0
+
+
+def test_a_history_whose_side_table_is_lost_stops_and_both_come_back_from_staging(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, kpi=KINDS)
+    chain.advance(value(1, Event("upsert", 1, 0, ("a", "x"))))
+    chain.advance(value(1, Event("delete", 5, 1)))
+    shutil.rmtree(tmp_path / "silver/things__side")
+    with pytest.raises(HoleError, match="things__side: the table is gone, and with it the events"):
+        Chain(tmp_path, 2, kpi=KINDS)
+    shutil.rmtree(tmp_path / "silver/things")
+    Chain(tmp_path, 2, kpi=KINDS).advance(value(1, Event("upsert", 3, 2, ("b", "y"))))
+    assert versions(tmp_path) == {1: [Version(("a", "x"), 1, 3), Version(("b", "y"), 3, 5)]}
+
+
+def test_rows_that_another_engine_moved_are_found_by_a_late_event(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, kpi=KINDS)
+    for number in range(1, 4):
+        chain.advance(value(number, Event("upsert", 5, 0, ("a", "x"))))
+    for table in ("things", "things__side"):
+        DeltaTable(tmp_path / f"silver/{table}").optimize.compact()
+    chain.advance(value(9, Event("delete", 1, 3)))
+    chain.advance(value(1, Event("upsert", 3, 4, ("b", "y"))))
+    assert versions(tmp_path)[1] == [Version(("b", "y"), 3, 5), Version(("a", "x"), 5, None)]
+
+
+def test_a_kpi_may_count_by_a_column_of_any_name_where_there_is_no_history(tmp_path: Path) -> None:
+    flags = Silver("things", source=SOURCE, schema={"id": "int64", "is_current": "bool"}, keys=["id"])
+    chain = Chain(tmp_path, kpi=Kpi("kinds", source=flags, group_by=["is_current"], measures={"things": Count()}))
+    chain.advance(
+        *(b'{"op": "upsert", "id": %d, "is_current": %s}' % (n, [b"true", b"false"][n % 2]) for n in range(3))
+    )
+    assert dict(pl.read_delta(str(tmp_path / "gold/kinds")).select("is_current", "things").rows()) == {
+        True: 2,
+        False: 1,
+    }
 
 
 def test_a_process_that_dies_between_the_two_commits_remembers_nothing_too_early(tmp_path: Path) -> None:
