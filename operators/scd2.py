@@ -71,7 +71,7 @@ class Scd2:
     """Keys, and the histories of their rows, of one Silver table; who holds the rows is `held`.
 
     `remembered` holds the events that no row shows. `plan` leaves the state as it is and `apply` changes it: in
-    between, the caller commits. Memory: see `KeyIndex`; besides about 27 bytes a key, 24 a row and 14 a remembered event.
+    between, the caller commits. Memory: see `KeyIndex`; besides some 27 bytes a key, 24 a row, 14 a remembered event.
     """
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
