@@ -9,9 +9,10 @@ from operators.key_index import Slots
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Whole rows that come, change and go, each with the slot of its key; a key is in at most one of the three.
+    """Whole rows that come, change and go, each with its slot; a slot is in at most one of the three.
 
-    `updated_from` and `updated_to` have the same keys in the same order. All frames have the same columns.
+    The slot of a row is that of its key, or in a history, where a key has several rows, one of its own.
+    `updated_from` and `updated_to` have the same slots in the same order. All frames have the same columns.
     """
 
     inserted: pl.DataFrame

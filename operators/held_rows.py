@@ -10,7 +10,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class HeldRows(Protocol):
-    """The current rows of a table, at most one a key; a key is known by its slot (`key_index`)."""
+    """The rows of a table, at most one a slot: the slot of its key (`key_index`), or in a history one of its own."""
 
     def present(self, slots: npt.NDArray[np.int64], /) -> Flags:
         """Tell for each slot whether its key has a row now; a slot never heard of has none."""

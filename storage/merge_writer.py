@@ -33,9 +33,9 @@ _TOGETHER = 1_000_000  # rows of several files that are written anew as one
 
 @dataclass(frozen=True, slots=True)
 class RowChanges:
-    """Whole rows of a table that come, change and go, each with the slot of its key; no key is in two of them.
+    """Whole rows of a table that come, change and go, each with its slot; no slot is in two of them.
 
-    `updated_from` and `updated_to` have the same keys in the same order; `updated_from` and `deleted` are the rows
+    `updated_from` and `updated_to` have the same slots in the same order; `updated_from` and `deleted` are the rows
     exactly as the table holds them. These two are read only where the table has a change feed.
     """
 

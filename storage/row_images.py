@@ -3,7 +3,7 @@
 A file's rows are decoded when one of them is first asked for, or given to us when we write it. What was used last stays
 in memory up to a number of bytes. What has to go and was asked for is written, decoded, to a nameless temporary file
 (in TMPDIR) that stays mapped into memory, where the operating system keeps what is hot: tables of any size have their
-before-images at the price of local disk, and no file is decoded twice.
+before-images at the price of local disk, and where that has room no file is decoded twice for them.
 """
 
 import logging
