@@ -27,7 +27,7 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
             raise DeclarationError(
                 f"track: unknown column {column!r}; the table has: {', '.join(schema)}.{did_you_mean(column, schema)}"
             )
-    if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
+    if history == "scd2" and (taken := [name for name in schema if name.lower() in history_columns(pl.Int64())]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
     if name.endswith(SIDE):
         raise DeclarationError(f"names that end with {SIDE!r} are kept for what is remembered beside a Silver table")

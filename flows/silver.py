@@ -13,7 +13,7 @@ from flows.ties import Ties, checked_ties
 from operators.decode import Decoder
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
-from operators.technical import TECHNICAL
+from operators.technical import technical
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Silver:
     def row_schema(self) -> pl.Schema:
         """Columns of the table: the declared ones, those of a history, then the technical ones."""
         history = history_columns(self.sequence_type) if self.history == "scd2" else {}
-        return pl.Schema({**self.schema, **history, **TECHNICAL})
+        return pl.Schema({**self.schema, **history, **technical(self.sequence_type)})
 
     @property
     def sequence_type(self) -> pl.DataType:

@@ -13,6 +13,7 @@ from flows.tables import side_table
 from operators.changes import Changes
 from operators.held_rows import Flags
 from operators.key_index import Slots
+from operators.order import Order
 from operators.outcomes import Outcome
 from operators.remembered import Memory
 from operators.scd1 import Scd1
@@ -109,18 +110,10 @@ class SilverState:
 
 
 def _detection(silver: Silver, held: RowLocator, remembered: RowLocator) -> ChangeDetection[Any]:
-    schema, first_stands = pl.Schema(silver.schema), silver.ties == "quarantine"
+    schema, order = pl.Schema(silver.schema), Order(silver.sequence_type, first_stands=silver.ties == "quarantine")
     if silver.history == "scd1":
-        return Scd1(schema, silver.keys, held, remembered, first_stands=first_stands)
-    return Scd2(
-        schema,
-        silver.keys,
-        held,
-        remembered,
-        sequence=silver.sequence_type,
-        tracked=silver.track,
-        first_stands=first_stands,
-    )
+        return Scd1(schema, silver.keys, held, remembered, order)
+    return Scd2(schema, silver.keys, held, remembered, order, tracked=silver.track)
 
 
 def _check_side(uri: str, positions: Mapping[str, int]) -> None:

@@ -8,7 +8,7 @@ from flows.kpi import Kpi
 from flows.silver import Silver
 from operators.line import EVENT
 from operators.outcomes import pair_schema
-from operators.technical import TECHNICAL
+from operators.technical import technical
 from storage.table_declaration import Declaration
 
 
@@ -37,7 +37,7 @@ def side_table(silver: Silver, pipeline: str) -> Declaration:
 
 def ambiguous_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the table of the ambiguous pairs of a Silver table."""
-    event = pl.Schema({**TECHNICAL, **silver.schema})
+    event = pl.Schema({**technical(silver.sequence_type), **silver.schema})
     schema = pair_schema(event, [*silver.schema], silver.keys)
     return Declaration(_arrow(schema), pipeline, "pairs of events that have no order")
 
