@@ -1,6 +1,7 @@
 """What a Silver table keeps of each key."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal, get_args
 
 import polars as pl
@@ -31,3 +32,15 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
     if name.endswith(SIDE):
         raise DeclarationError(f"names that end with {SIDE!r} are kept for what is remembered beside a Silver table")
+
+
+def checked_retention(history: str, retention: timedelta | None) -> None:
+    """Check how long a Silver table remembers deletes. Raises DeclarationError."""
+    if retention is None:
+        return
+    if history != "scd1":
+        raise DeclarationError(
+            "tombstone_retention is for history='scd1': the deletes of a history are the ends of its rows"
+        )
+    if retention <= timedelta(0):
+        raise DeclarationError(f"tombstone_retention={retention}: expected a time, as timedelta(days=30)")

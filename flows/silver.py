@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import polars as pl
 
-from flows.history import History, checked_history
+from flows.history import History, checked_history, checked_retention
 from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
@@ -27,6 +28,8 @@ class Silver:
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
     columns that begin a new row; the others are updated in place. `ties` says what becomes of two events of a key that
     have one sequence and different rows (`flows.ties`).
+    `tombstone_retention` is how long after a delete, by the times of the log, an older event that comes late still
+    finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -41,6 +44,7 @@ class Silver:
     history: History = "scd1"
     track: Sequence[str] | None = None
     ties: Ties = "last_position"
+    tombstone_retention: timedelta | None = None
     strategy: Strategy = "deletion_vectors"
     schema: Schema = field(init=False, repr=False)
 
@@ -55,6 +59,7 @@ class Silver:
         history: History = "scd1",
         track: Sequence[str] | None = None,
         ties: Ties = "last_position",
+        tombstone_retention: timedelta | None = None,
         strategy: Strategy = "deletion_vectors",
     ) -> None:
         for attribute, value in (
@@ -66,6 +71,7 @@ class Silver:
             ("history", history),
             ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
             ("ties", ties),
+            ("tombstone_retention", tombstone_retention),
             ("strategy", strategy),
         ):
             object.__setattr__(self, attribute, value)
@@ -75,6 +81,7 @@ class Silver:
             self.decoder()
             checked_ties(ties)
             checked_history(name, history, self.track, self.schema)
+            checked_retention(history, tombstone_retention)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
 
