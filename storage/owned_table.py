@@ -135,7 +135,7 @@ class OwnedTable(Table):
 
         def edit() -> Edit:
             nonlocal changed
-            changed = self._changed()
+            changed = self._declaration.changes(self._snapshot)
             widened = evolution(self._snapshot.metadata["schemaString"], self._declaration.schema_text).widened
             sources = self.data_files if widened else []
             added = [file for source in sources for file in compact(self.files, [source], self.read).written]
@@ -143,13 +143,6 @@ class OwnedTable(Table):
 
         self.commit_edit(edit)
         self._snapshot.take(self.version, changed)
-
-    def _changed(self) -> list[Action]:
-        """Return what the table must come to say of itself."""
-        protocol = self._declaration.protocol()
-        more = protocol["protocol"]["minWriterVersion"] > self._snapshot.protocol["minWriterVersion"]
-        metadata = self._declaration.metadata(self._snapshot.metadata)
-        return [metadata, protocol] if more or self._declaration.vectors else [metadata]
 
     def _app_id(self, name: str) -> str:
         return self._declaration.transaction_id(name)
