@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from flows.lake import SIDE
+from flows.lake import SHADOW, SIDE
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, did_you_mean
 
@@ -29,5 +29,9 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
             )
     if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
-    if name.endswith(SIDE):
-        raise DeclarationError(f"names that end with {SIDE!r} are kept for what is remembered beside a history")
+    if name.endswith(SIDE) or f"{SIDE}_" in name:
+        raise DeclarationError(
+            f"names that end with {SIDE!r}, or have '{SIDE}_' in them, are kept for what is remembered beside a history"
+        )
+    if name.endswith(SHADOW):
+        raise DeclarationError(f"names that end with {SHADOW!r} are kept for tables that are being rebuilt")

@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-SIDE = "__side"
+from storage.table_declaration import read_property
+
+SIDE, SHADOW = "__side", "__rebuild"
+"""How the names of tables end that lie beside a Silver table: what is remembered of it, and what it is to become."""
+
+SIDE_PROPERTY = "goldwax.side"
+"""Property of a Silver table that was rebuilt: the name of the table beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +35,11 @@ class Lake:
         return f"{self.root}/silver/{name}"
 
     def side(self, silver: str) -> str:
-        """Return where the events are that no row of a Silver table shows."""
-        return f"{self.root}/silver/{silver}{SIDE}"
+        """Return where the events are that no row of a Silver table shows.
+
+        A rebuilt table says so itself, so that one commit changes both (`flows.rebuild`). Raises UnreadableTableError.
+        """
+        return self.silver(read_property(self.silver(silver), SIDE_PROPERTY) or f"{silver}{SIDE}")
 
     def gold(self, name: str) -> str:
         """Return where a Gold table is."""
