@@ -9,10 +9,10 @@
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import polars as pl
-from deltalake import DeltaTable
 
 from flows.lake import Lake
 from flows.silver import Silver
@@ -26,7 +26,7 @@ from storage.snapshot import Snapshot
 from storage.table import Edit, Table, polars_schema
 from storage.table_declaration import Declaration, check_snapshot, is_current, read_snapshot
 from storage.table_evolution import evolution
-from storage.table_swap import Swap, live_rows, swap
+from storage.table_swap import Swap, read_live, swap
 
 _AWAY = "Declare it as it was, or move the staging, quarantine and Silver tables away: all are then read anew"
 _RECORDS = 20_000  # of quarantine, looked at together
@@ -47,8 +47,7 @@ def restage(silver: Silver, lake: Lake, pipeline: str) -> None:
         OwnedTable(uri, declaration)  # which adds columns that are declared now
         return
     made = _made_by(uri, snapshot, declaration)
-    _check_quarantine(silver, lake)
-    restaging = _Restaging(uri, silver, declaration, made)
+    restaging = _Restaging(uri, lake.quarantine(silver.name), silver, declaration, made)
     restaging.look(Table(uri))
     new = Swap(declaration, restaging.edit, Commit({}))
     advance(lambda: swap(uri, new), lambda: None)
@@ -71,9 +70,9 @@ def _made_by(uri: str, snapshot: Snapshot, declaration: Declaration) -> Terms:
 class _Restaging:
     """Looks at the files of one staging table and writes them anew, each once, however often the commit is tried."""
 
-    def __init__(self, uri: str, silver: Silver, declaration: Declaration, made: Terms) -> None:
-        self._uri, self._silver, self._declaration = uri, silver, declaration
-        self._schema = polars_schema(declaration.schema_text)
+    def __init__(self, uri: str, quarantine: str, silver: Silver, declaration: Declaration, made: Terms) -> None:
+        self._uri, self._quarantine, self._silver, self._declaration = uri, quarantine, silver, declaration
+        self._schema, self._decoder = polars_schema(declaration.schema_text), silver.decoder()
         old = made.get("sequence_by")
         self._old = old if isinstance(old, str) else None
         self._resequenced = self._old != silver.sequence_by
@@ -81,23 +80,45 @@ class _Restaging:
         self._written: dict[str, list[DataFile]] = {}
 
     def look(self, table: Table) -> None:
-        """Check that the events of files not seen before have what they need. Raises CannotRebuildError."""
-        found: Counter[tuple[str, str]] = Counter()
-        example = ""
-        for file in table.data_files:
-            if file.path not in self._seen:
-                lacks = lacking(
-                    self._rows(table, file),
-                    self._silver.keys,
-                    self._silver.sequence_by,
-                    resequenced=self._resequenced,
-                )
-                found.update(lacks.select("_op", "lacks").rows())
-                example = example or _example(lacks)
-                self._seen.add(file.path)
+        """Check that nothing in files not seen before stands in the way. Raises CannotRebuildError.
+
+        Whatever staging holds was in quarantine before, so that is looked at last.
+        """
+        self._look_at_events(self._unseen(table), table)
+        if read_snapshot(self._quarantine):
+            quarantine = Table(self._quarantine)
+            for file in self._unseen(quarantine):
+                self._look_at_rejects(read_live(quarantine, file))
+
+    def _unseen(self, table: Table) -> list[DataFile]:
+        unseen = [file for file in table.data_files if file.path not in self._seen]
+        self._seen |= {file.path for file in unseen}
+        return unseen
+
+    def _look_at_events(self, files: Sequence[DataFile], table: Table) -> None:
+        """Check that staged events have what they need."""
+        keys, sequence, found = self._silver.keys, self._silver.sequence_by, Counter[str]()
+        examples = []
+        for file in files:
+            lacks = lacking(self._rows(table, file), keys, sequence, resequenced=self._resequenced)
+            found.update(f"{op}s without {name}" for op, name in lacks.select("_op", "lacks").iter_rows())
+            examples += [_place(lacks)] if lacks.height else []
         if found:
-            told = "; ".join(f"{count} {op} events have no {name}" for (op, name), count in sorted(found.items()))
-            raise CannotRebuildError(f"{self._uri}: {told}, which they need now (the first: {example}). {_AWAY}")
+            told = "; ".join(f"{what}: {count}" for what, count in sorted(found.items()))
+            raise CannotRebuildError(
+                f"{self._uri}: staged events lack what they need now ({told}; the first: {examples[0]}). {_AWAY}"
+            )
+
+    def _look_at_rejects(self, rejects: pl.DataFrame) -> None:
+        """Check that none of these records, which are in quarantine, would be an event now."""
+        for records in rejects.filter(pl.col("stage") == "decode").iter_slices(_RECORDS):
+            events = self._decoder.decode(records["key"].to_list(), records["value"].to_list()).events
+            if events.height:
+                first = _place(records[int(events["_row"][0]) :])
+                raise CannotRebuildError(
+                    f"{self._quarantine}: records are in quarantine that would be events now, and staging has none of "
+                    f"them (the first: {first}). {_AWAY}"
+                )
 
     def edit(self, table: Table) -> Edit:
         """Return what becomes of the files; see `Table.commit_edit`. Raises CannotRebuildError."""
@@ -118,27 +139,10 @@ class _Restaging:
 
     def _rows(self, table: Table, file: DataFile) -> pl.DataFrame:
         """Return the live rows of a file in the columns that are declared now."""
-        return live_rows(table, file, self._schema)
+        return read_live(table, file, self._schema)
 
 
-def _check_quarantine(silver: Silver, lake: Lake) -> None:
-    """Check that no record in quarantine would be an event now. Raises CannotRebuildError."""
-    uri, decoder = lake.quarantine(silver.name), silver.decoder()
-    if read_snapshot(uri) is None:
-        return
-    rejects = pl.scan_delta(DeltaTable(uri)).filter(pl.col("stage") == "decode")
-    for records in rejects.collect().iter_slices(_RECORDS):
-        decoded = decoder.decode(records["key"].to_list(), records["value"].to_list())
-        if decoded.events.height:
-            first = records[int(decoded.events["_row"][0])]
-            raise CannotRebuildError(
-                f"{uri}: records are in quarantine that would be events now, and staging has none of them (the first: "
-                f"{_example(first)}). {_AWAY}"
-            )
-
-
-def _example(events: pl.DataFrame) -> str:
-    if not events.height:
-        return ""
-    topic, partition, offset = events.row(0)[:3]
+def _place(records: pl.DataFrame) -> str:
+    """Return where the first of these records is from."""
+    topic, partition, offset = records.row(0)[:3]
     return f"{topic}/{partition} offset {offset}"

@@ -74,8 +74,8 @@ def _staged_terms(silver: Silver) -> Terms:
 
 def _remedy(silver: Silver) -> str:
     return (
-        f"Declare it as it was, or run `goldwax rebuild MODULE {silver.name}`, which makes the rows anew from staging "
-        "and says so where staging has not what that needs"
+        f"Declare it as it was, or run `goldwax rebuild MODULE {silver.name}`: it makes the rows anew from staging, "
+        "where that has all they need"
     )
 
 

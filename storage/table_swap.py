@@ -74,7 +74,7 @@ def live_parts(table: Table) -> Iterator[pl.DataFrame]:
     """Yield the rows of a table, those of small files together."""
     waiting: list[pl.DataFrame] = []
     for file in table.data_files:
-        waiting.append(live_rows(table, file))
+        waiting.append(read_live(table, file))
         if sum(part.height for part in waiting) >= _TOGETHER:
             yield pl.concat(waiting)
             waiting = []
@@ -82,7 +82,7 @@ def live_parts(table: Table) -> Iterator[pl.DataFrame]:
         yield pl.concat(waiting)
 
 
-def live_rows(table: Table, file: DataFile, schema: pl.Schema | None = None) -> pl.DataFrame:
+def read_live(table: Table, file: DataFile, schema: pl.Schema | None = None) -> pl.DataFrame:
     """Return the rows of a data file that are part of the table, in its columns or those of `schema`.
 
     Raises UnreadableTableError, TransientError.

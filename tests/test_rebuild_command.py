@@ -98,13 +98,17 @@ def test_a_table_that_cannot_be_rebuilt_is_told(
         (
             {"keys": ["id", "kind"]},
             [thing(1, 1), DELETE, DELETE],
-            "2 delete events have no kind, which they need now (the first: things/0 offset 1). Declare it as it was",
+            "lack what they need now (deletes without kind: 2; the first: things/0 offset 1). Declare it as it was",
         ),
-        ({"sequence_by": "day"}, [thing(1, 1), DELETE], "1 delete events have no day, which they need now"),
+        (
+            {"sequence_by": "day"},
+            [thing(1, 1), DELETE],
+            "lack what they need now (deletes without day: 1; the first: things/0 offset 1)",
+        ),
         (
             {"sequence_by": "size"},
             [thing(1, 1), thing(2, 2)],
-            "2 upsert events have no size, which they need now (the first: things/0 offset 0)",
+            "lack what they need now (upserts without size: 2; the first: things/0 offset 0)",
         ),
         (
             {"sequence_by": None},
