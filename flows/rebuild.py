@@ -87,7 +87,7 @@ def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | 
 def _clear(silver: Silver, lake: Lake) -> None:
     """Remove the shadow, and the tables beside the Silver table that it does not use."""
     used = lake.side(silver.name) if read_snapshot(lake.silver(silver.name)) else ""
-    sides = [lake.silver(name) for name in tables_at(lake.silver("")) if _is_side(name, silver.name)]
+    sides = [lake.silver(name) for name in tables_at(f"{lake.root}/silver") if _is_side(name, silver.name)]
     for uri in [lake.silver(f"{silver.name}{SHADOW}"), *sides]:
         if uri != used:
             remove_table(uri)

@@ -20,6 +20,7 @@ from flows.rebuild import Rebuilt, rebuild
 from flows.settings import Settings
 from flows.table_facts import TablePlace, table_facts, table_places
 from storage.errors import TableMismatchError
+from storage.owned_table import table_id
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read
 from tests.test_stages import Chain
 
@@ -178,12 +179,13 @@ def test_a_table_made_anew_by_the_same_declaration_has_the_same_rows_and_a_new_p
     """Readers of the change feed see all rows go and come; two rebuilds later, nothing of the first is left."""
     silver, events = things(**HISTORY), stream(9, 50, deletes=True)
     lake = made(tmp_path / "lake", silver, events)
-    old, gold = rows(lake, "silver/things"), rows(lake, "gold/kinds")
+    old, gold, first_id = rows(lake, "silver/things"), rows(lake, "gold/kinds"), table_id(str(lake / "silver/things"))
     for _ in range(2):
         done = rebuilt(lake, silver)
         assert done
         assert done.rows == old.height
         assert_frame_equal(rows(lake, "silver/things"), old)
+    assert table_id(str(lake / "silver/things")) != first_id
     version = DeltaTable(lake / "silver/things").version()
     feed = DataFusion().changes(str(lake / "silver/things"), version, version)
     assert feed["_change_type"].value_counts().sort("_change_type").rows() == [

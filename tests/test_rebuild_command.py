@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import obstore
+import polars as pl
 import pytest
 
 from flows import EventLog, Json
@@ -18,10 +20,14 @@ from storage.delta_log import DeltaLog
 from storage.errors import TableMismatchError
 from storage.object_store import open_store
 from storage.table_declaration import read_snapshot
+from storage.table_removal import tables_at
 from tests.engine import Engine, assert_same_tables, tables
+from tests.object_stores import Bucket
+from tests.readers import ON_OBJECT_STORES, assert_all_read
 from tests.test_rebuild import HISTORY, assert_same, check, kinds, made, rebuilt, thing, things
 from tests.test_running import write_events
 from tests.test_stages import Chain
+from tests.written_tables import store_at
 
 DELETE = thing(2, 7, op="delete")
 MODULE = """
@@ -164,6 +170,21 @@ def test_a_table_of_another_pipeline_is_left_alone(tmp_path: Path) -> None:
         TableMismatchError, match="silver/things: a table is already here that pipeline 'other' has not"
     ):
         rebuild(things(), Lake(str(lake)), "other", lambda _: None)
+
+
+def test_a_rebuild_on_an_object_store_leaves_the_table_and_what_it_needs(bucket: Bucket, tmp_path: Path) -> None:
+    after = things(**HISTORY)
+    local = made(tmp_path / "lake", things(), [thing(1, 1), thing(2, 1), thing(1, 2), DELETE])
+    for path in (path for path in local.rglob("*") if path.is_file()):
+        obstore.put(store_at(bucket.uri), str(path.relative_to(tmp_path)), path.read_bytes())
+    lake = Lake(f"{bucket.uri}/lake")
+    for _ in range(3):
+        rebuild(after, lake, "demo", lambda _: None)
+    expected = made(tmp_path / "expected", after, [thing(1, 1), thing(2, 1), thing(1, 2), DELETE])
+    assert_all_read(ON_OBJECT_STORES, lake.silver("things"), pl.read_delta(str(expected / "silver/things")))
+    left = tables_at(f"{lake.root}/silver")
+    assert len(left) == 3, "the table, what is beside it, and what was until the last rebuild"
+    assert lake.side("things").rpartition("/")[2] in left
 
 
 def _forget_definition(table: Path) -> None:
