@@ -29,9 +29,9 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
             )
     if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
-    if name.endswith(SIDE) or f"{SIDE}_" in name:
+    if f"{SIDE}_" in f"{name}_":
         raise DeclarationError(
             f"names that end with {SIDE!r}, or have '{SIDE}_' in them, are kept for what is remembered beside a history"
         )
-    if name.endswith(SHADOW):
-        raise DeclarationError(f"names that end with {SHADOW!r} are kept for tables that are being rebuilt")
+    if f"{SHADOW}_" in f"{name}_":
+        raise DeclarationError(f"names that end with {SHADOW!r}, or have '{SHADOW}_' in them, are kept for rebuilds")

@@ -5,11 +5,14 @@ from datetime import timedelta
 
 from storage.table_declaration import read_property
 
-SIDE, SHADOW = "__side", "__rebuild"
-"""How the names of tables end that lie beside a Silver table: what is remembered of it, and what it is to become."""
+SIDE = "__side"
+"""How the name of the table beside a Silver table ends; a rebuild gives it another one, with more behind it."""
+
+SHADOW = "__rebuild"
+"""What follows the name of a Silver table in that of one which is on its way to take its place."""
 
 SIDE_PROPERTY = "goldwax.side"
-"""Property of a Silver table that was rebuilt: the name of the table beside it."""
+"""Property of a Silver table that was rebuilt: the name of the table beside it, which a history has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,24 +17,25 @@ pipeline merges when it runs next.
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from flows.event_batch import QUARANTINE, EventBatch, staging_schema
 from flows.in_flight import Progress
 from flows.lake import SHADOW, SIDE, SIDE_PROPERTY, Lake
-from flows.restaging import restage
+from flows.restaging import CannotRebuildError, restage
 from flows.silver import Silver
 from flows.silver_stage import SilverStage
 from flows.stage import advance
-from flows.tables import silver_table
+from flows.tables import side_table, silver_table
+from storage.errors import HoleError
 from storage.ledger import REBUILT, Ledgers
-from storage.owned_table import Commit, read_positions
+from storage.owned_table import Commit, read_positions, topic_positions
 from storage.positions import Range
 from storage.staging import staged_ranges
 from storage.table import Edit, Table
-from storage.table_declaration import check_pipeline, read_snapshot
+from storage.table_declaration import check_pipeline, is_current, read_snapshot
 from storage.table_removal import remove_table, tables_at
 from storage.table_swap import Swap, live_parts, swap
 
@@ -53,48 +54,68 @@ class Rebuilt:
 
 @dataclass(frozen=True, slots=True)
 class _Shadow(Lake):
-    """The lake in which a Silver table, and the one beside it, have other places until they are done."""
+    """The lake in which a Silver table, and the one beside it, have places that only one rebuild knows."""
 
-    side_name: str = ""
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def silver(self, name: str) -> str:
-        return f"{self.root}/silver/{name}{SHADOW}"
+        return f"{self.root}/silver/{name}{SHADOW}_{self.token}"
 
-    def side(self, silver: str) -> str:  # noqa: ARG002 - a lake has one for each
-        return f"{self.root}/silver/{self.side_name}"
+    def side(self, silver: str) -> str:
+        return f"{self.root}/silver/{self.side_name(silver)}"
+
+    def side_name(self, silver: str) -> str:
+        return f"{silver}{SIDE}_{self.token}"
 
 
 def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | None:
     """Make a Silver table anew; None when there is none, and staging is ready for the pipeline to make it.
 
-    `tell` gets a line now and then. Raises CannotRebuildError, StorageError; then call it again.
+    `tell` gets a line now and then. Raises CannotRebuildError, StorageError; then call it again. Of two at a time, the
+    one that began first stops with an error.
     """
-    real = lake.silver(silver.name)
-    snapshot = read_snapshot(real)
-    if snapshot:
-        check_pipeline(real, snapshot, silver_table(silver, pipeline))
-    _clear(silver, lake)
+    is_there = _check(silver, lake, pipeline)
+    _clear(silver, lake, pipeline, is_there=is_there)
     restage(silver, lake, pipeline)
-    if snapshot is None:
+    if not is_there:
         return None
-    shadow = _Shadow(lake.root, side_name=f"{silver.name}{SIDE}_{uuid.uuid4().hex[:8]}")
+    shadow = _Shadow(lake.root)
     commit = _derive(silver, shadow, pipeline, tell)
     rebuilt = _swap(silver, lake, pipeline, shadow, commit)
     remove_table(shadow.silver(silver.name))
     return rebuilt
 
 
-def _clear(silver: Silver, lake: Lake) -> None:
-    """Remove the shadow, and the tables beside the Silver table that it does not use."""
-    used = lake.side(silver.name) if read_snapshot(lake.silver(silver.name)) else ""
-    sides = [lake.silver(name) for name in tables_at(f"{lake.root}/silver") if _is_side(name, silver.name)]
-    for uri in [lake.silver(f"{silver.name}{SHADOW}"), *sides]:
-        if uri != used:
-            remove_table(uri)
+def _check(silver: Silver, lake: Lake, pipeline: str) -> bool:
+    """Tell whether the Silver table is there. Raises TableMismatchError and HoleError where it is not staging's."""
+    real, staging = lake.silver(silver.name), lake.staging(silver.name)
+    snapshot = read_snapshot(real)
+    if snapshot is None:
+        return False
+    check_pipeline(real, snapshot, silver_table(silver, pipeline))
+    staged = topic_positions(staging, pipeline, silver.source.topic)
+    for name, reached in topic_positions(real, pipeline, silver.source.topic).items():
+        if read_snapshot(staging) and staged.get(name, 0) < reached:
+            raise HoleError(
+                f"{staging}: holds {name} up to {staged.get(name, 0)}, while silver/{silver.name} has read it up to "
+                f"{reached}: rows would be lost. Restore the staging table first"
+            )
+    return True
 
 
-def _is_side(name: str, silver: str) -> bool:
-    return name == f"{silver}{SIDE}" or name.startswith(f"{silver}{SIDE}_")
+def _clear(silver: Silver, lake: Lake, pipeline: str, *, is_there: bool) -> None:
+    """Remove shadows, and tables beside the Silver table that nobody uses."""
+    names = tables_at(f"{lake.root}/silver")
+    shadows = [lake.silver(name) for name in names if name.startswith(f"{silver.name}{SHADOW}_")]
+    sides = [lake.silver(name) for name in names if f"{name}_".startswith(f"{silver.name}{SIDE}_")]
+    used = lake.side(silver.name)
+    if is_there:
+        unused = [uri for uri in sides if uri != used]
+    else:  # a Silver table that was put aside may come back; what it left must only not be in the way
+        found = read_snapshot(used)
+        unused = [used] if found and not is_current(found, side_table(silver, pipeline)) else []
+    for uri in [*shadows, *unused]:
+        remove_table(uri)
 
 
 def _derive(silver: Silver, shadow: Lake, pipeline: str, tell: Tell) -> Commit:
@@ -129,13 +150,16 @@ def _marks(silver: Silver, ranges: Sequence[Range], reached: dict[str, int]) -> 
 
 
 def _swap(silver: Silver, lake: Lake, pipeline: str, shadow: _Shadow, commit: Commit) -> Rebuilt:
-    real, derived = Table(lake.silver(silver.name)), Table(shadow.silver(silver.name))
+    uri = shadow.silver(silver.name)
+    if read_snapshot(uri) is None:
+        raise CannotRebuildError(f"{uri}: is gone, as another rebuild of the table has begun since; this one stops")
+    real, derived = Table(lake.silver(silver.name)), Table(uri)
     files = [file for rows in live_parts(derived) for file in real.files.write(rows)]
     new = Swap(
         silver_table(silver, pipeline),
         lambda table: Edit("REBUILD", files, table.data_files),
         commit,
-        {SIDE_PROPERTY: shadow.side_name},
+        {SIDE_PROPERTY: shadow.side_name(silver.name)},
     )
     version = advance(lambda: swap(real.uri, new), lambda: None)
     return Rebuilt(version, sum(file.rows for file in files))

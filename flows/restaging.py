@@ -5,7 +5,7 @@
    an event now.
 2. *Write* the staged rows anew, file by file, where the sequence is another one; keys change no staged row.
 3. *Swap* rows and definition in one commit, which fences whoever stages by the old declaration (`storage.table_swap`).
-   Files that he added meanwhile are looked at and written too, before the commit is tried again.
+   Files that came meanwhile are looked at and written too, before the commit is tried again.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ _RECORDS = 20_000  # of quarantine, looked at together
 
 
 class CannotRebuildError(Exception):
-    """Staging has not what the rows need by the declaration as it is now; nothing was changed."""
+    """Something stands in the way of a rebuild, as staging that has not what the rows need; Silver is as it was."""
 
 
 def restage(silver: Silver, lake: Lake, pipeline: str) -> None:

@@ -1,14 +1,13 @@
 """Reading a staging table: the rows a later stage has not seen yet, and what a restart must remember."""
 
-import re
 from collections.abc import Iterator, Mapping
 
 import polars as pl
 from deltalake import DeltaTable
 
 from storage.errors import HoleError
-from storage.positions import Range, partition_id
-from storage.table_declaration import read_snapshot
+from storage.owned_table import read_positions, topic_positions
+from storage.positions import Range
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
 
@@ -20,12 +19,9 @@ def first_staged(partition_id: str) -> str:
 
 def staged_ranges(uri: str, pipeline: str, topic: str) -> list[Range]:
     """Return the range that a staging table holds of each partition of a topic; none where there is no table."""
-    snapshot = read_snapshot(uri)
-    held = snapshot.transactions if snapshot else {}
-    prefix = f"{pipeline}/{topic}/"
-    found = sorted(int(name.removeprefix(prefix)) for name in held if re.fullmatch(re.escape(prefix) + r"\d+", name))
-    names = [partition_id(topic, partition) for partition in found]
-    return [Range(name, held[f"{pipeline}/{first_staged(name)}"], held[f"{pipeline}/{name}"]) for name in names]
+    ends = topic_positions(uri, pipeline, topic)
+    firsts = read_positions(uri, pipeline, map(first_staged, ends))
+    return [Range(name, firsts[first_staged(name)], end) for name, end in ends.items()]
 
 
 def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, pl.DataFrame]]:

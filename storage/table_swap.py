@@ -31,14 +31,14 @@ _TOGETHER = 1_000_000  # rows of several files that are written as one
 class Swap:
     """What a table is to become: what is declared of it, and what a commit says besides its rows.
 
-    `edit` says which files come and go; it is asked again when others committed first. A property that is None is
-    taken away.
+    `edit` says which files come and go; it is asked again when others committed first. `properties` are further ones
+    than those declared.
     """
 
     declaration: Declaration
     edit: Callable[[Table], Edit]
     commit: Commit
-    properties: Mapping[str, str | None] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -65,8 +65,7 @@ def _declared(snapshot: Snapshot, new: Swap) -> list[Action]:
     """Return what the table comes to say of itself."""
     metadata, *protocol = new.declaration.changes(snapshot)
     content = metadata["metaData"]
-    properties = {**content["configuration"], **new.properties}
-    configuration = {name: value for name, value in properties.items() if value is not None}
+    configuration = {**content["configuration"], **new.properties}
     return [{"metaData": {**content, "id": new.id, "configuration": configuration}}, *protocol]
 
 

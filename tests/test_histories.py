@@ -190,7 +190,11 @@ def test_rows_are_valid_in_the_type_of_the_sequence(
         ),
         ({"history": "scd2", "name": "a__side"}, "names that end with '__side'"),
         ({"name": "a__side_1f"}, "or have '__side_' in them, are kept for what is remembered beside a history"),
-        ({"name": "a__rebuild"}, "names that end with '__rebuild' are kept for tables that are being rebuilt"),
+        (
+            {"name": "a__rebuild"},
+            "names that end with '__rebuild', or have '__rebuild_' in them, are kept for rebuilds",
+        ),
+        ({"name": "a__rebuild_1f"}, "are kept for rebuilds"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(declared: dict[str, object], message: str) -> None:

@@ -151,6 +151,17 @@ def test_a_silver_table_that_was_moved_away_is_made_by_the_pipeline(tmp_path: Pa
     assert_same(lake, made(tmp_path / "expected", after, events))
 
 
+def test_a_table_that_was_put_aside_and_comes_back_has_what_was_beside_it(tmp_path: Path) -> None:
+    silver = things(**HISTORY)
+    lake = made(tmp_path / "lake", silver, [thing(1, 2), thing(1, 3), thing(1, 9, op="delete")])
+    (lake / "silver/things").rename(tmp_path / "away")
+    assert rebuilt(lake, silver) is None
+    (tmp_path / "away").rename(lake / "silver/things")
+    Chain(lake, 3, kpi=kinds(silver)).advance(thing(1, 5, kind="b"))
+    expected = made(tmp_path / "x", silver, [thing(1, 2), thing(1, 3), thing(1, 9, op="delete"), thing(1, 5, kind="b")])
+    assert_same(lake, expected)
+
+
 def test_a_staging_table_that_does_not_say_what_it_was_made_by_is_told_to_be_run_once(tmp_path: Path) -> None:
     """As tables from before it was kept are; where staging stays as it is, nobody needs to know."""
     lake = made(tmp_path / "lake", things(), [thing(1, 1)])

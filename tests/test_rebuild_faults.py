@@ -12,7 +12,7 @@ from flows.lake import Lake
 from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.silver import Silver
-from storage.errors import FencedError, TableMismatchError
+from storage.errors import FencedError, HoleError, TableMismatchError
 from tests.faults import Crash, Outcome, before_the_next_entry, crash_at_entry, fault
 from tests.test_rebuild import (
     CHANGES,
@@ -145,3 +145,28 @@ def test_a_record_that_would_be_an_event_now_stops_a_rebuild_in_the_last_moment_
         pytest.raises(CannotRebuildError, match=r"quarantine that would be events now, .*the first: things/0 offset 1"),
     ):
         rebuilt(lake, things(sequence_by=None))
+
+
+def test_of_two_rebuilds_the_one_that_began_first_stops(tmp_path: Path) -> None:
+    before, after, events = things(), things(**HISTORY), stream(11, 40, deletes=True)
+    lake = made(tmp_path / "lake", before, events)
+
+    def tell() -> None:
+        rebuilt(lake, after)
+
+    with pytest.raises(CannotRebuildError, match="is gone, as another rebuild of the table has begun since"):
+        rebuild(things(sequence_by=None), Lake(str(lake)), "demo", lambda _: tell())
+    assert_frame_equal(rows(lake, "silver/things"), rows(made(tmp_path / "new", after, events), "silver/things"))
+
+
+def test_staging_that_is_behind_the_table_it_made_is_no_ground_for_another(tmp_path: Path) -> None:
+    lake = made(tmp_path / "lake", things(), [thing(1, 1)])
+    shutil.copytree(lake / "staging", tmp_path / "saved")
+    fed(Chain(lake, 1, kpi=kinds(things())), [thing(2, 1)])
+    shutil.rmtree(lake / "staging")
+    shutil.copytree(tmp_path / "saved", lake / "staging")
+    version = DeltaTable(lake / "silver/things").version()
+    told = "staging/things: holds things/0 up to 1, while silver/things has read it up to 2: rows would be lost"
+    with pytest.raises(HoleError, match=told):
+        rebuilt(lake, things(**HISTORY))
+    assert DeltaTable(lake / "silver/things").version() == version
