@@ -4,6 +4,7 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
+import polars as pl
 import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
@@ -12,6 +13,7 @@ from flows.lake import Lake
 from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.silver import Silver
+from flows.table_facts import TablePlace, table_facts
 from storage.errors import FencedError, HoleError, TableMismatchError
 from tests.faults import Crash, Outcome, before_the_next_entry, crash_at_entry, fault
 from tests.test_rebuild import (
@@ -109,6 +111,33 @@ def test_a_pipeline_that_runs_by_the_old_declaration_is_fenced_and_what_it_stage
     assert_frame_equal(rows(lake, "silver/things"), rows(made(tmp_path / "then", after, events[:30]), "silver/things"))
     Chain(lake, len(events), kpi=kinds(after)).advance()
     assert_same(lake, made(tmp_path / "expected", after, events))
+
+
+def test_a_rebuild_of_many_steps_runs_after_a_pipeline_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends less than a step behind; the shadow is compacted on its way, and its counts are the table's."""
+    monkeypatch.setattr("storage.staging._STEP", 2)
+    monkeypatch.setattr("flows.rebuild._STEP", 5)
+    before, after, events = things(), things(**HISTORY), stream(12, 100, deletes=True)
+    lake = tmp_path / "lake"
+    running, told = fed(Chain(lake, kpi=kinds(before)), events[:40]), 0
+
+    def tell(_: str) -> None:
+        nonlocal told
+        running.advance(*events[40 + 4 * told : 44 + 4 * told])
+        told += 1
+
+    assert rebuild(after, Lake(str(lake)), "demo", tell)
+    facts = table_facts(TablePlace("silver", "things", str(lake / "silver/things")))
+    assert facts
+    reached = facts.positions["things/0"]
+    assert 40 < reached == facts.totals["read"]
+    assert 0 <= len(pl.read_delta(str(lake / "staging/things"))) - reached < 5
+    assert_frame_equal(
+        rows(lake, "silver/things"), rows(made(tmp_path / "then", after, events[:reached]), "silver/things")
+    )
+    assert not [*lake.glob("silver/*__rebuild*")]
 
 
 def test_who_stages_by_the_old_declaration_is_fenced_where_staging_changes(tmp_path: Path) -> None:
