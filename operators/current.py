@@ -1,6 +1,5 @@
 """What an SCD1 table and the memory beside it say of its keys, and what a batch makes of some of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +51,12 @@ class Winners:
 class Current:
     """Current rows of keys, held by someone else, and the remembered events of these keys."""
 
-    def __init__(
-        self, schema: pl.Schema, keys: Sequence[str], order: Order, held: HeldRows, remembered: Remembered
-    ) -> None:
+    def __init__(self, schema: pl.Schema, order: Order, held: HeldRows, remembered: Remembered) -> None:
         self.declared = schema.names()
         self._order = order
         self.held, self.remembered = held, remembered
         self.event = [*EVENT, *self.declared]
-        self.pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self.declared, keys)
+        self.pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self.declared)
 
     def never(self, size: int) -> Sequences:
         """Return so many sequences that no event has."""

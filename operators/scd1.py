@@ -56,7 +56,7 @@ class Scd1:
         order: Order = Order(),
     ) -> None:
         self._held, self._remembered = held, Remembered(remembered)
-        self._current = Current(schema, keys, order, held, self._remembered)
+        self._current = Current(schema, order, held, self._remembered)
         self._index = KeyIndex(keys)
         self._sequences = self._current.never(0)
         self._is_pieced = np.empty(0, bool)

@@ -98,7 +98,7 @@ class Scd2:
         self._rows = HistoryRows(held, self._never[:0])
         self._last = self._truncates = self._never[:0]
         self._of_event = [*EVENT, *self._declared]
-        self._pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self._declared, keys)
+        self._pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self._declared)
         nobody = pl.Schema(
             {"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **technical(order.sequence), **schema}
         )

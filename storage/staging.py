@@ -6,6 +6,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from storage.errors import HoleError
+from storage.owned_table import read_positions, topic_positions
 from storage.positions import Range
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
@@ -14,6 +15,13 @@ _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
 def first_staged(partition_id: str) -> str:
     """Return the name under which a staging table keeps the offset its rows of a partition begin at."""
     return f"{partition_id}/first"
+
+
+def staged_ranges(uri: str, pipeline: str, topic: str) -> list[Range]:
+    """Return the range that a staging table holds of each partition of a topic; none where there is no table."""
+    ends = topic_positions(uri, pipeline, topic)
+    firsts = read_positions(uri, pipeline, map(first_staged, ends))
+    return [Range(name, firsts[first_staged(name)], end) for name, end in ends.items()]
 
 
 def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, pl.DataFrame]]:

@@ -272,6 +272,12 @@ def test_rows_are_valid_in_the_type_of_the_sequence(
             {"tombstone_retention": timedelta(0)},
             r"tombstone_retention=0:00:00: expected a time, as timedelta\(days=30\)",
         ),
+        ({"name": "a__side_1f"}, "or have '__side_' in them, are kept for what is remembered beside a Silver table"),
+        (
+            {"name": "a__rebuild"},
+            "names that end with '__rebuild', or have '__rebuild_' in them, are kept for rebuilds",
+        ),
+        ({"name": "a__rebuild_1f"}, "are kept for rebuilds"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(declared: dict[str, object], message: str) -> None:
