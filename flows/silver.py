@@ -9,7 +9,9 @@ from flows.history import History, checked_history
 from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
+from operators.avro_reader import Schemas
 from operators.decode import Decoder
+from operators.readers import unknown
 from operators.scd1 import TECHNICAL
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
@@ -27,6 +29,8 @@ class Silver:
     columns that begin a new row; the others are updated in place.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
+    `ignore_null_updates` names columns in which a NULL changes nothing: the key keeps the value that it has, as if the
+    event did not carry the column.
 
     Raises DeclarationError.
     """
@@ -39,6 +43,7 @@ class Silver:
     history: History = "scd1"
     track: Sequence[str] | None = None
     strategy: Strategy = "deletion_vectors"
+    ignore_null_updates: Sequence[str] = ()
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
@@ -52,16 +57,18 @@ class Silver:
         history: History = "scd1",
         track: Sequence[str] | None = None,
         strategy: Strategy = "deletion_vectors",
+        ignore_null_updates: Sequence[str] = (),
     ) -> None:
         for attribute, value in (
             ("name", checked_name("Silver", name)),
             ("source", source),
             ("columns", dict(schema)),
-            ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
+            ("keys", _names(keys)),
             ("sequence_by", sequence_by),
             ("history", history),
-            ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
+            ("track", None if track is None else _names(track)),
             ("strategy", strategy),
+            ("ignore_null_updates", _names(ignore_null_updates)),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
@@ -83,6 +90,17 @@ class Silver:
         """Type of the sequence: that of its column, else a 64-bit integer."""
         return self.schema.get(self.sequence_by or "", pl.Int64())
 
-    def decoder(self) -> Decoder:
-        """Return a new decoder of this table's records."""
-        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
+    def decoder(self, schemas: Schemas = unknown) -> Decoder:
+        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids."""
+        return Decoder(
+            self.schema,
+            self.keys,
+            self.sequence_by,
+            self.source.format,
+            ignore_null_updates=self.ignore_null_updates,
+            schemas=schemas,
+        )
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -45,7 +45,9 @@ def _vectors(table: Silver | Kpi) -> bool:
 
 def _definition(silver: Silver) -> str:
     source = silver.source
-    return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
+    ignored = f", ignore_null_updates {sorted(silver.ignore_null_updates)}" if silver.ignore_null_updates else ""
+    keys, sequence = list(silver.keys), silver.sequence_by
+    return f"topic {source.topic}, {source.format}, keys {keys}, sequence_by {sequence}{ignored}"
 
 
 def _history(silver: Silver) -> str:
