@@ -16,6 +16,7 @@ What JSON has text forms of takes the way through JSON: how such a text is read 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +38,7 @@ from operators.wire_format import in_hex
 
 _UNITS = ("ms", "us", "ns")
 _PLACEHOLDER = pl.Series([PLACEHOLDER.encode()], dtype=pl.Binary)
+_LONGEST = 64  # bytes of a number that is shown as one
 _DAY32 = 2**31
 
 
@@ -207,7 +209,9 @@ def binary(piece: Piece, data: bytes) -> pl.Series:
 
 
 def _decimal_text(content: bytes, scale: int) -> str:
-    return f"{in_hex(content)} at scale {scale}"
+    if not 0 < len(content) <= _LONGEST:
+        return in_hex(content)
+    return str(Decimal(f"{int.from_bytes(content, 'big', signed=True)}e{-scale}"))
 
 
 def _shown(value: object) -> str:

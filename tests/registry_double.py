@@ -66,9 +66,8 @@ class Registry:
             case "GET", ["schemas", "ids", number]:
                 return 404, {"error_code": 40403, "message": f"Schema {number} not found"}
             case "GET", ["subjects", subject, "versions", version] if unquote(subject) in self.versions:
-                number = self.versions[unquote(subject)][int(version) - 1]
-                about = {"subject": unquote(subject), "version": int(version), "id": number}
-                return 200, about | self.schemas[number - 1]
+                at = self.versions[unquote(subject)][int(version) - 1]
+                return 200, {"subject": unquote(subject), "version": int(version), "id": at} | self.schemas[at - 1]
             case "GET", ["subjects", subject, "versions", _]:
                 return 404, {"error_code": 40401, "message": f"Subject '{unquote(subject)}' not found."}
             case _:
