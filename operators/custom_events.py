@@ -132,7 +132,7 @@ def _is_safe(found: pl.DataType, declared: pl.DataType) -> bool:
 
 
 def _of_misfit(values: pl.Series, bad: pl.Series, dtype: pl.DataType) -> pl.Series:
-    shown = {
-        i: f"column {values.name!r}: received {clip(str(values[i]), 100)}, expected {dtype}" for i in bad.arg_true()
-    }
-    return pl.Series([shown.get(i) for i in range(len(values))], dtype=pl.String)
+    places = bad.arg_true()
+    texts = values.gather(places).cast(pl.String)  # Python has no dates beyond the year 9999
+    shown = [f"column {values.name!r}: received {clip(text, 100)}, expected {dtype}" for text in texts]
+    return pl.Series([None], dtype=pl.String).new_from_index(0, len(values)).scatter(places, shown)

@@ -52,9 +52,8 @@ class RegistrySettings:
             raise RegistryError(f"the URL of the schema registry is not of http or https, or has a login; {_LOGIN}")
 
     def __repr__(self) -> str:
-        return (
-            f"RegistrySettings({self.url!r}, username={self.username!r}, password={'***' if self.password else None})"
-        )
+        hidden = "***" if self.password else None
+        return f"RegistrySettings({self.url!r}, username={self.username!r}, password={hidden!r})"
 
 
 class SchemaRegistry:

@@ -59,7 +59,11 @@ def test_every_type_comes_back_as_it_was() -> None:
         stops=["null", {"type": "array", "items": ["null", "string"]}],
         status={"type": "enum", "name": "Status", "symbols": ["IN", "OUT"]},
     )
-    rest: dict[str, object] = {"crew": [{"name": "Ada", "age": None}, {"name": "Bob", "age": 7}], "seat": b"12A", "status": "OUT"}
+    rest: dict[str, object] = {
+        "crew": [{"name": "Ada", "age": None}, {"name": "Bob", "age": 7}],
+        "seat": b"12A",
+        "status": "OUT",
+    }
     rest["gate"] = {"a": [1, 2**40], "b": []}
     full = {
         "flight": -1,
