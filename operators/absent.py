@@ -4,7 +4,8 @@ The parser does not tell them apart, so only rows with a NULL are looked at, in 
 
 1. A name of letters, digits and underscores that stands nowhere in quotes is not there, unless it may be spelled with
    ``\u`` escapes.
-2. In an object without others inside and without escapes, the quoted name before a colon is the field.
+2. Where it does, one regular expression for all documents finds it before a colon at the top level, whatever stands in
+   strings and below, down to some depth.
 3. All others are read name by name.
 """
 
@@ -21,8 +22,19 @@ from operators.avro_datums import Flags, Ints
 from operators.eager import listed
 from operators.json_batch import Documents
 
-_UNICODE, _ESCAPE = b"\\u", b"\\"
+_UNICODE = b"\\u"
+_SPELLED = r"\\u00[3-7]"  # may be a letter, a digit or an underscore
+_DEPTH = 5
 _TOKENS = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*:)?|[{}\[\]]', re.DOTALL)
+
+
+def _contents(depth: int) -> str:
+    """Return the pattern of what may stand in an object or array, where these go so deep."""
+    below = f"|[{{\\[]{_contents(depth - 1)}[}}\\]]" if depth else ""
+    return rf'(?:[^{{}}\[\]"]|"(?:[^"\\]|\\.)*"{below})*'
+
+
+_SHALLOW = rf"(?s)^\{{{_contents(_DEPTH)}\}}$"
 
 
 def absent_names(frame: pl.DataFrame, documents: Documents, names: Sequence[str]) -> pl.Series | None:
@@ -60,11 +72,10 @@ class _Search:
         if not self._unicode and quoted not in self._documents.lines:
             return np.ones(len(rows), bool)
         texts = self._arrow().take(pa.array(rows))
-        named, spelled = _contains(texts, quoted), _contains(texts, _UNICODE)
-        flat = (pc.count_substring(texts, "{").to_numpy(zero_copy_only=False) == 1) & ~_contains(texts, _ESCAPE)
-        before_colon = pc.match_substring_regex(texts, re.escape(f'"{name}"') + r"\s*:")
-        lacking: Flags = ~named | ~before_colon.to_numpy(zero_copy_only=False)
-        unsure = np.flatnonzero(spelled | (named & ~flat))
+        lacking: Flags = ~_matches(texts, rf'(?s)^\{{{_contents(_DEPTH)}"{name}"\s*:')
+        named = _flags(pc.match_substring(texts, quoted))
+        unsure = _matches(texts, _SPELLED if name.isascii() else r"\\u") if self._unicode else np.zeros(len(rows), bool)
+        unsure |= lacking & named & ~_matches(texts, _SHALLOW)
         lacking[unsure] = self._read(name, rows[unsure])
         return lacking
 
@@ -82,9 +93,13 @@ class _Search:
         return self._known[row]
 
 
-def _contains(texts: pa.Array, part: bytes) -> Flags:
-    found: Flags = pc.match_substring(texts, part).to_numpy(zero_copy_only=False)
-    return found
+def _matches(texts: pa.Array, pattern: str) -> Flags:
+    return _flags(pc.match_substring_regex(texts, pattern))
+
+
+def _flags(found: pa.Array) -> Flags:
+    flags: Flags = found.to_numpy(zero_copy_only=False)
+    return flags
 
 
 def _top_level_names(document: bytes) -> set[str]:

@@ -59,11 +59,15 @@ def test_a_field_that_is_not_there_is_told_from_a_null(value: bytes, expected: l
         assert absent(*neighbours, value, *neighbours)[len(neighbours)] == expected
 
 
-def test_names_of_only_punctuation_are_no_trap() -> None:
-    schema = parse_schema({"id": "int64", ",": "string", ":": "string", "a.b": "string"})
-    values = [b'{"id":1,"x":"y","z":"w"}', b'{"id":1,",":null,"a.b":null}', b'{"id":1,"axb":null,"x":":"}']
+def test_names_of_any_characters_are_no_trap() -> None:
+    schema = parse_schema({"id": "int64", ",": "string", ":": "string", "a.b": "string", "größe": "string"})
+    values = [
+        b'{"id":1,"x":"y","z":"w"}',
+        '{"id":1,",":null,"a.b":null,"größe":null}'.encode(),
+        b'{"id":1,"axb":null,"x":":","gr\\u00f6\\u00dfe":null}',
+    ]
     decoded = Decoder(schema, ["id"], None, Json()).decode([None] * 3, values)
-    assert decoded.events["_unavailable"].to_list() == [[",", ":", "a.b"], [":"], [",", ":", "a.b"]]
+    assert decoded.events["_unavailable"].to_list() == [[",", ":", "a.b", "größe"], [":"], [",", ":", "a.b"]]
 
 
 NAMES = st.sampled_from([*COLUMNS, "x", "nam", "na\\u006de", "name "])
