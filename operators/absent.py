@@ -60,7 +60,7 @@ class _Search:
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
-        self._unicode = _UNICODE in documents.lines
+        self._unicode = b"\\" in documents.lines and _UNICODE in documents.lines  # one byte is found faster than two
         self._known: dict[int, set[str]] = {}
         self._texts: pa.Array | None = None
 
@@ -73,9 +73,9 @@ class _Search:
             return np.ones(len(rows), bool)
         texts = self._arrow().take(pa.array(rows))
         lacking: Flags = ~_matches(texts, rf'(?s)^\{{{_contents(_DEPTH)}"{name}"\s*:')
-        named = _flags(pc.match_substring(texts, quoted))
         unsure = _matches(texts, _SPELLED if name.isascii() else r"\\u") if self._unicode else np.zeros(len(rows), bool)
-        unsure |= lacking & named & ~_matches(texts, _SHALLOW)
+        named = np.flatnonzero(lacking & _flags(pc.match_substring(texts, quoted)))
+        unsure[named] |= ~_matches(texts.take(pa.array(named)), _SHALLOW)
         lacking[unsure] = self._read(name, rows[unsure])
         return lacking
 
