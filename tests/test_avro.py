@@ -254,6 +254,16 @@ def test_a_damaged_record_is_refused_alone(value: bytes, reason: str) -> None:
     assert decoded.events.select("_row", "flight", "carrier").rows() == [(0, 1, "UA"), (2, 1, "UA"), (3, 3, "")]
 
 
+def test_a_datum_that_ends_too_early_for_many_fields_is_refused() -> None:
+    types = ["long", "double", "boolean", "float", "string", {"type": "fixed", "name": "Wide", "size": 99}]
+    schema = record("Wide", flight="int", **{f"x{i}": types[min(i // 20, 5)] for i in range(101)})
+    for cut in range(8):
+        decoded = decode({1: schema}, framed(1, b"\2" * cut))
+        assert decoded.rejects["reason"].to_list() == [
+            f"invalid Avro: received the bytes {('02 ' * cut).strip()}, expected one datum of schema id 1"
+        ]
+
+
 def test_datums_that_hold_themselves_are_read_up_to_a_depth() -> None:
     tree = record("Tree", flight="int", below=["null", "Tree"])
 
