@@ -17,7 +17,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-from storage.errors import SourceError
+from storage.errors import RegistryError
 
 _log = logging.getLogger("goldwax")
 _NOT_FOUND = (40401, 40402, 40403)  # a registry's codes for a subject, a version or a schema that it does not have
@@ -26,10 +26,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two attempts, doubled a
 _ACCEPT = {"Accept": "application/vnd.schemaregistry.v1+json"}
 _LOGIN = "set GOLDWAX_REGISTRY_USERNAME and GOLDWAX_REGISTRY_PASSWORD to a login that may read schemas"
 _LARGEST = 16 * 2**20  # bytes of an answer
-
-
-class RegistryError(SourceError):
-    """A schema registry cannot be asked, or answers what none does."""
 
 
 @dataclass(frozen=True, slots=True)

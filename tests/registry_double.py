@@ -5,15 +5,25 @@ Source of paths, bodies and error codes: Confluent documentation, "Schema Regist
 
 import base64
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 from urllib.request import Request, urlopen
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 CONTENT = "application/vnd.schemaregistry.v1+json"
 
@@ -86,9 +96,23 @@ class Registry:
         return number
 
 
+def certificate(directory: Path) -> Path:
+    """Return a new file with the private key and the certificate of this machine, which vouches for itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry of the tests")])
+    own = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+    signed = made.add_extension(own, critical=False).sign(key, SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = directory / "registry.pem"
+    file.write_bytes(private + signed.public_bytes(Encoding.PEM))
+    return file
+
+
 @contextmanager
-def running_registry(port: int = 0) -> Iterator[Registry]:
-    """Give a registry that runs until the block ends."""
+def running_registry(port: int = 0, certificate: Path | None = None) -> Iterator[Registry]:
+    """Give a registry that runs until the block ends; with a certificate it speaks TLS."""
     registry = Registry()
 
     class Handler(BaseHTTPRequestHandler):
@@ -112,7 +136,11 @@ def running_registry(port: int = 0) -> Iterator[Registry]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        registry.url = f"http://127.0.0.1:{server.server_port}"
+        registry.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

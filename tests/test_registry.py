@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from storage.registry import RegistryError, RegistrySettings, SchemaRegistry
+from storage.errors import RegistryError
+from storage.registry import RegistrySettings, SchemaRegistry
 from tests.engine import free_port
-from tests.registry_double import Registry, running_registry
+from tests.registry_double import Registry, certificate, running_registry
 
 ORDER = {"type": "record", "name": "Order", "fields": [{"name": "id", "type": "long"}]}
 CITY = {"type": "record", "name": "City", "namespace": "geo", "fields": [{"name": "name", "type": "string"}]}
@@ -95,3 +97,16 @@ def test_a_login_is_asked_for_and_its_password_shows_nowhere(registry: Registry)
 def test_another_server_at_the_url_is_no_registry_that_knows_nothing(registry: Registry) -> None:
     with pytest.raises(RegistryError, match=r"HTTP status 404 and not the answer of a schema registry; check the URL"):
         SchemaRegistry(RegistrySettings(f"{registry.url}/apis")).texts(1)
+
+
+def test_a_registry_is_asked_over_tls_if_its_certificate_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = certificate(tmp_path)
+    with running_registry(certificate=own) as registry:
+        with pytest.raises(RegistryError, match=r"did not answer .*certificate verify failed"):
+            client(registry, retry_seconds=0.3).texts(1)
+        assert registry.asked == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(own))
+        number = registry.register("orders-value", ORDER)
+        assert client(registry).texts(number) == [registry.schemas[0]["schema"]]
