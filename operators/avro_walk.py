@@ -113,10 +113,9 @@ class Walk:
                 self.absent[i].append(part.rows)
 
     def _leaf(self, node: Node, part: Part, wanted: Wanted | None, depth: int) -> None:
-        rows = part.rows
         raw = self._raw(node, part, wanted, depth)
         if wanted and node.kind != "null":
-            self._note(node, rows, raw, wanted)
+            self._note(node, part.rows, raw, wanted)
 
     def _note(self, node: Node, rows: Ints, raw: Any, wanted: Wanted) -> None:
         for i in wanted.fields:
