@@ -19,7 +19,7 @@ from flows.reading import Reading, RecordSource
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.silver_stage import Handover, SilverStage
-from flows.sources import start_position
+from flows.sources import schemas_of, start_position
 from flows.stage_logic import StageLogic
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
@@ -65,7 +65,8 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     at_once = run.batching.at_once()
     progress = Progress(partial(read_positions, run.lake.silver(name), run.pipeline, partitions))
     reading.check()
-    decode = Decoding(silver.decoder, silver.schema)
+    schemas = schemas_of(silver.source.format, run.settings)
+    decode = Decoding(partial(silver.decoder, schemas), silver.schema)
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from flows.announcing import announced
 from operators.decode import Decoder
 from operators.eager import constant
 from operators.schema import Schema
@@ -99,7 +100,10 @@ class Decoding:
 
     def __call__(self, records: Records) -> EventBatch | Records:
         """Return the change events of `records`, or a small batch of records itself."""
-        return records if len(records) < _SMALL else decode_records(records, self._decoder, self._schema)
+        if len(records) < _SMALL:
+            return records
+        with announced():
+            return decode_records(records, self._decoder, self._schema)
 
     def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Return the change events of all batches; those of one partition stay in their order."""

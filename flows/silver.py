@@ -11,7 +11,9 @@ from flows.names import checked_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from flows.ties import Ties, checked_ties
+from operators.avro_reader import Schemas
 from operators.decode import Decoder
+from operators.readers import unknown
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
 from operators.technical import technical
@@ -32,6 +34,8 @@ class Silver:
     finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
+    `ignore_null_updates` names columns in which a NULL changes nothing: the key keeps the value that it has, as if the
+    event did not carry the column.
 
     Raises DeclarationError.
     """
@@ -46,6 +50,7 @@ class Silver:
     ties: Ties = "last_position"
     tombstone_retention: timedelta | None = None
     strategy: Strategy = "deletion_vectors"
+    ignore_null_updates: Sequence[str] = ()
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
@@ -61,18 +66,20 @@ class Silver:
         ties: Ties = "last_position",
         tombstone_retention: timedelta | None = None,
         strategy: Strategy = "deletion_vectors",
+        ignore_null_updates: Sequence[str] = (),
     ) -> None:
         for attribute, value in (
             ("name", checked_name("Silver", name)),
             ("source", source),
             ("columns", dict(schema)),
-            ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
+            ("keys", _names(keys)),
             ("sequence_by", sequence_by),
             ("history", history),
-            ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
+            ("track", None if track is None else _names(track)),
             ("ties", ties),
             ("tombstone_retention", tombstone_retention),
             ("strategy", strategy),
+            ("ignore_null_updates", _names(ignore_null_updates)),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
@@ -96,6 +103,17 @@ class Silver:
         """Type of the sequence: that of its column, else a 64-bit integer."""
         return self.schema.get(self.sequence_by or "", pl.Int64())
 
-    def decoder(self) -> Decoder:
-        """Return a new decoder of this table's records."""
-        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
+    def decoder(self, schemas: Schemas = unknown) -> Decoder:
+        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids."""
+        return Decoder(
+            self.schema,
+            self.keys,
+            self.sequence_by,
+            self.source.format,
+            ignore_null_updates=self.ignore_null_updates,
+            schemas=schemas,
+        )
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -65,7 +65,9 @@ def _merged(silver: Silver, pipeline: str, schema: pl.Schema) -> Declaration:
 
 def _definition(silver: Silver) -> str:
     source = silver.source
-    return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
+    ignored = f", ignore_null_updates {sorted(silver.ignore_null_updates)}" if silver.ignore_null_updates else ""
+    keys, sequence = list(silver.keys), silver.sequence_by
+    return f"topic {source.topic}, {source.format}, keys {keys}, sequence_by {sequence}{ignored}"
 
 
 def _history(silver: Silver) -> str:
@@ -76,11 +78,13 @@ def _history(silver: Silver) -> str:
 def _staged_terms(silver: Silver) -> Terms:
     """Return what the events in staging depend on, as it was declared."""
     source = silver.source
+    ignored = {"ignore_null_updates": sorted(silver.ignore_null_updates)} if silver.ignore_null_updates else {}
     return {
         "topic": source.topic,
         "format": str(source.format),
         "keys": silver.keys,
         "sequence_by": silver.sequence_by,
+        **ignored,
     }
 
 

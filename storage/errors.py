@@ -6,7 +6,8 @@ StorageError
 └── TerminalError           stop; a person must act first
     ├── SourceError           the record log cannot be read
     │   ├── UnknownTopicError
-    │   └── OffsetLostError     the next offset to read no longer exists
+    │   ├── OffsetLostError     the next offset to read no longer exists
+    │   └── RegistryError       the schema registry cannot be asked
     ├── TableMismatchError    a table at this path is not the declared one
     ├── UnreadableTableError  a table's log cannot be read
     │   └── CorruptVectorError    a deletion vector is missing or damaged
@@ -44,6 +45,10 @@ class UnknownTopicError(SourceError):
 
 class OffsetLostError(SourceError):
     """The next offset to read is outside what the log still holds."""
+
+
+class RegistryError(SourceError):
+    """The schema registry cannot be asked, or answers what none does."""
 
 
 class TableMismatchError(TerminalError):
