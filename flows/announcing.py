@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from operators.expectations import ExpectationError
 from operators.measures import MeasureOverflowError
 from storage.errors import StorageError
 
@@ -17,7 +18,7 @@ def announced() -> Iterator[None]:
         yield
     except StopIteration:
         raise
-    except (StorageError, MeasureOverflowError) as error:
+    except (StorageError, MeasureOverflowError, ExpectationError) as error:
         _log.error("goldwax: stopped: %s", error)
         raise
     except Exception as error:

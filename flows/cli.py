@@ -93,6 +93,8 @@ def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
         lines.append(", ".join(f"{name} {facts.totals[name]:,}" for name in COUNTS if name in facts.totals))
+    if facts.unmet:
+        lines.append("not met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(facts.unmet.items())))
     if facts.positions:
         lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
     return "\n    ".join(lines)

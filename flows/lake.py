@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 SIDE = "__side"
+RETRY = "__retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Lake:
     def quarantine(self, silver: str) -> str:
         """Return where the records are that could not become rows of a Silver table."""
         return f"{self.root}/quarantine/{silver}"
+
+    def retries(self, silver: str) -> str:
+        """Return where the requests are to read quarantined records again."""
+        return f"{self.root}/quarantine/{silver}{RETRY}"
 
     def silver(self, name: str) -> str:
         """Return where a Silver table is."""

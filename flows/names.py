@@ -2,7 +2,10 @@
 
 import re
 
+from flows.lake import RETRY, SIDE
 from operators.schema import DeclarationError
+
+_KEPT = {SIDE: "what is remembered beside a history", RETRY: "records that are sent in again"}
 
 
 def checked_name(what: str, name: str) -> str:
@@ -13,3 +16,11 @@ def checked_name(what: str, name: str) -> str:
             "underscores; it names folders and steps"
         )
     return name
+
+
+def checked_silver_name(name: str) -> str:
+    """Return the name of a Silver table. Raises DeclarationError also for one that we make folders with ourselves."""
+    for ending, kept in _KEPT.items():
+        if name.endswith(ending):
+            raise DeclarationError(f"Silver {name!r}: names that end with {ending!r} are kept for {kept}; rename it")
+    return checked_name("Silver", name)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from flows.history import History, checked_history
-from flows.names import checked_name
+from flows.names import checked_name, checked_silver_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from operators.decode import Decoder
+from operators.expect import Expect
+from operators.expectations import Expectations
 from operators.scd1 import TECHNICAL
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
@@ -24,7 +26,8 @@ class Silver:
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
-    columns that begin a new row; the others are updated in place.
+    columns that begin a new row; the others are updated in place. `expectations` say what a row must meet, and what to
+    do otherwise. They are for records to come: changing them makes no other table, and judges no record again.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -39,6 +42,7 @@ class Silver:
     history: History = "scd1"
     track: Sequence[str] | None = None
     strategy: Strategy = "deletion_vectors"
+    expectations: Sequence[Expect] = ()
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
@@ -52,9 +56,10 @@ class Silver:
         history: History = "scd1",
         track: Sequence[str] | None = None,
         strategy: Strategy = "deletion_vectors",
+        expectations: Sequence[Expect] = (),
     ) -> None:
         for attribute, value in (
-            ("name", checked_name("Silver", name)),
+            ("name", checked_silver_name(name)),
             ("source", source),
             ("columns", dict(schema)),
             ("keys", (keys,) if isinstance(keys, str) else tuple(keys)),
@@ -62,13 +67,16 @@ class Silver:
             ("history", history),
             ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
             ("strategy", strategy),
+            ("expectations", tuple(expectations)),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()
-            checked_history(name, history, self.track, self.schema)
+            for each in self.expectations:
+                checked_name("Expectation", each.name)
+            checked_history(history, self.track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
 
@@ -85,4 +93,5 @@ class Silver:
 
     def decoder(self) -> Decoder:
         """Return a new decoder of this table's records."""
-        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
+        check = Expectations(self.schema, self.expectations).check if self.expectations else None
+        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format, check)

@@ -9,6 +9,7 @@ import polars as pl
 from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.in_flight import Progress
 from flows.lake import Lake
+from flows.metrics import count_fates
 from flows.row_changes import row_changes
 from flows.silver import Silver
 from flows.silver_state import Plan, open_state
@@ -106,8 +107,10 @@ class SilverStage:
         plan: Plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
         self._state.remember(plan, ends)
-        result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, plan, fates)))
+        ledger = _ledger(fresh, plan, fates)
+        result = self._writer.merge(row_changes(plan.changes), Commit(ends, ledger))
         self._state.apply(plan)
+        count_fates(self._silver.name, ledger)
         self._positions |= ends
         self._maintenance.tick()
         return _handover(self._silver.name, plan.changes, result)

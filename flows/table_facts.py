@@ -30,7 +30,8 @@ class TablePlace:
 class TableFacts:
     """One table as it is: `totals` add up the counts of the ledgers still in its log, `positions` are its own.
 
-    `positions` maps a partition to the next offset to read, or for Gold a Silver table to the version shown.
+    `positions` maps a partition to the next offset to read, or for Gold a Silver table to the version shown; `unmet`
+    an expectation to how many records did not meet it. A record that is sent in again is read again.
     """
 
     place: TablePlace
@@ -38,6 +39,7 @@ class TableFacts:
     rows: int
     totals: dict[str, int]
     positions: dict[str, int]
+    unmet: dict[str, int]
 
 
 def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
@@ -73,11 +75,13 @@ def table_facts(place: TablePlace) -> TableFacts | None:
         return None
     rows = int(pl.scan_delta(table).select(pl.len()).collect().item())
     totals: Counter[str] = Counter()
+    unmet: Counter[str] = Counter()
     positions: dict[str, int] = {}
     for entry in reversed(table.history()):
         ledger = json.loads(entry.get(LEDGER, "{}"))
         totals.update({name: ledger[name] for name in COUNTS if name in ledger})
+        unmet.update(ledger.get("unmet", {}))
         positions |= {name: end for name, (_, end) in ledger.get("ranges", {}).items()}
         if "silver" in ledger:
             positions[ledger["silver"]] = ledger["version"]
-    return TableFacts(place, table.version(), rows, dict(totals), positions)
+    return TableFacts(place, table.version(), rows, dict(totals), positions, dict(unmet))

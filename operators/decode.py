@@ -4,7 +4,7 @@ A batch has no meaning: what becomes of a record depends on its own key and valu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import polars as pl
@@ -17,6 +17,9 @@ from operators.json_events import JsonEvents
 from operators.schema import DeclarationError, Schema, did_you_mean
 
 _REJECTS = {"_row": pl.UInt32(), "stage": pl.String(), "reason": pl.String()}
+UNMET = pl.Schema({"_row": pl.UInt32(), "expectation": pl.String(), "stops": pl.String()})
+"""One row for each expectation that a record does not meet; `stops` says so where that stops the run."""
+_NOTHING_UNMET = pl.DataFrame(schema=UNMET)
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,15 @@ class Decoded:
     "truncate"; `_sequence` Int64 is the declared sequence (dates in days, timestamps in microseconds since the epoch),
     all NULL when none is declared; `_unavailable` List(String) names the columns whose value Debezium did not send,
     NULL when it sent all. The declared columns follow with their types; a delete has only its key columns, a
-    truncate none. ``rejects``: `_row`, `stage` ("decode") and `reason` (received, expected), ascending by `_row`.
-    ``dropped``: `_row` of records that rightly carry no event, ascending.
+    truncate none. ``rejects``: `_row`, `stage` ("decode" or "expectation") and `reason` (received, expected), ascending
+    by `_row`. ``dropped``: `_row` of records that rightly carry no event, ascending. ``unmet`` has the columns `UNMET`,
+    ascending by `_row`.
     """
 
     events: pl.DataFrame
     rejects: pl.DataFrame
     dropped: pl.Series
+    unmet: pl.DataFrame = field(default_factory=lambda: _NOTHING_UNMET)
 
 
 class _Events(Protocol):
@@ -46,15 +51,23 @@ class Decoder:
     ``sequence_by`` names a declared column of integer, date or timestamp type or, for Debezium, an integer of the
     source block such as ``source.lsn``; None leaves the order of events to the caller. Beware of a column as the
     sequence of deletes: Debezium takes it from `before`, where only REPLICA IDENTITY FULL has its real value.
+    ``check`` looks at what was decoded and may take events out (`operators.expectations`).
 
     Raises DeclarationError for keys or a sequence that the schema does not have or that cannot serve.
     """
 
-    def __init__(self, schema: Schema, keys: Sequence[str], sequence_by: str | None, format: Format) -> None:  # noqa: A002  # the word users declare it by
+    def __init__(
+        self,
+        schema: Schema,
+        keys: Sequence[str],
+        sequence_by: str | None,
+        format: Format,  # noqa: A002  # the word users declare it by
+        check: Callable[[Decoded], Decoded] | None = None,
+    ) -> None:
         _check_keys(schema, keys)
         _check_sequence(schema, sequence_by, format)
         columns = Columns(schema, tuple(keys), sequence_by)
-        self._columns = columns
+        self._columns, self._check = columns, check
         self._events: _Events
         self._deletes: Callable[[Sequence[bytes | None]], Judged] | None = None  # None: tombstones say nothing new
         if isinstance(format, Debezium):
@@ -74,11 +87,12 @@ class Decoder:
             dropped += tombstones
         rejects = sorted(reject for part in parts for reject in part.rejects)
         events = parts[0].events if len(parts) == 1 else pl.concat([part.events for part in parts]).sort("_row")
-        return Decoded(
+        decoded = Decoded(
             events,
             pl.DataFrame([(row, "decode", reason) for row, reason in rejects], _REJECTS, orient="row"),
             pl.Series("_row", sorted(dropped), pl.UInt32),
         )
+        return self._check(decoded) if self._check else decoded
 
     def _values(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], *, has_tombstones: bool) -> Judged:
         rows = [i for i, value in enumerate(values) if value is not None] if has_tombstones else range(len(values))

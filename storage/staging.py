@@ -6,9 +6,11 @@ import polars as pl
 from deltalake import DeltaTable
 
 from storage.errors import HoleError
-from storage.positions import Range
+from storage.positions import Range, partition_id
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
+_RETRY_STEP = 20  # likewise requests, of up to 10,000 records each
+_RETRY = "retry/"
 
 
 def first_staged(partition_id: str) -> str:
@@ -16,11 +18,24 @@ def first_staged(partition_id: str) -> str:
     return f"{partition_id}/first"
 
 
+def retry_partition(silver: str) -> str:
+    """Return the partition id of the records sent in again for a Silver table; no topic has a name with a slash.
+
+    Its offsets are numbers of requests, in the column `_retried` of staging.
+    """
+    return partition_id(retry_topic(silver), 0)
+
+
+def retry_topic(silver: str) -> str:
+    """Return the topic's part of `retry_partition`."""
+    return f"{_RETRY}{silver}"
+
+
 def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, pl.DataFrame]]:
     """Yield the staged rows of a range as (start, end, rows), at most 200,000 offsets wide, without gaps.
 
     `first` is the offset the table's rows of this partition begin at. Rows are in offset order. Raises HoleError
-    when the range begins before it.
+    when the range begins before it. Of the partition of retries, fewer offsets come at a time.
     """
     if wanted.start < first:
         raise HoleError(
@@ -28,11 +43,16 @@ def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, 
             "table still has to read them. Restore the staging table, or move the tables made from it away"
         )
     topic, _, partition = wanted.partition_id.rpartition("/")
-    staged = pl.scan_delta(DeltaTable(uri)).filter(_topic=topic, _partition=int(partition))
-    for low in range(wanted.start, wanted.end, _STEP):
-        high = min(low + _STEP, wanted.end)
-        rows = staged.filter(pl.col("_offset").is_between(low, high, closed="left")).collect()
-        yield low, high, rows.sort("_offset")
+    staged = pl.scan_delta(DeltaTable(uri))
+    if topic.startswith(_RETRY):
+        column, step = "_retried", _RETRY_STEP
+    else:
+        column, step = "_offset", _STEP
+        staged = staged.filter(pl.col("_retried").is_null(), _topic=topic, _partition=int(partition))
+    for low in range(wanted.start, wanted.end, step):
+        high = min(low + step, wanted.end)
+        rows = staged.filter(pl.col(column).is_between(low, high, closed="left")).collect()
+        yield low, high, rows.sort(column, "_partition", "_offset")
 
 
 def read_deletes(uri: str, positions: Mapping[str, int]) -> tuple[pl.DataFrame, int | None]:
@@ -41,7 +61,9 @@ def read_deletes(uri: str, positions: Mapping[str, int]) -> tuple[pl.DataFrame, 
     What lies at or beyond a position will come again and must not be honoured early.
     """
     staged = pl.scan_delta(DeltaTable(uri)).filter(pl.col("_op").is_in(["delete", "truncate"])).collect()
-    merged = staged.filter(is_below(positions))
+    retried = next((position for name, position in positions.items() if name.startswith(_RETRY)), 0)
+    again = pl.col("_retried")
+    merged = staged.filter(pl.when(again.is_null()).then(is_below(positions)).otherwise(again < retried))
     floor = merged.filter(pl.col("_op") == "truncate")["_sequence"].max()
     return merged.filter(pl.col("_op") == "delete"), None if floor is None else int(floor)  # type: ignore[arg-type]
 

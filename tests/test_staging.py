@@ -13,7 +13,7 @@ from storage.errors import HoleError
 from storage.maintenance import Maintained, Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Range
-from storage.staging import read_deletes, read_range
+from storage.staging import read_deletes, read_range, retry_partition
 from storage.table import Table
 from tests.keyed_table import Row
 from tests.rooms import declared
@@ -25,6 +25,7 @@ STAGED = pl.Schema(
         "_offset": pl.Int64(),
         "_op": pl.String(),
         "_sequence": pl.Int64(),
+        "_retried": pl.Int64(),
     }
 )
 
@@ -32,7 +33,8 @@ STAGED = pl.Schema(
 def stage(path: Path, *batches: list[Row]) -> str:
     table = OwnedTable(str(path), declared(STAGED))
     for batch in batches:
-        table.append(pl.DataFrame(batch, STAGED, orient="row"), Commit({}))
+        rows = [row if len(row) == len(STAGED) else (*row, None) for row in batch]
+        table.append(pl.DataFrame(rows, STAGED, orient="row"), Commit({}))
     return str(path)
 
 
@@ -78,5 +80,27 @@ def test_deletes_and_truncates_at_or_beyond_the_positions_are_left_for_later(
     held_positions = {f"desk/{partition}": position for partition, position in positions.items()}
     deletes, floor = read_deletes(stage(tmp_path_factory.mktemp("lake") / "staging", rows), held_positions)
     merged = [row for row in rows if row[2] < positions.get(row[1], 0)]
-    assert sorted(deletes.rows()) == sorted(row for row in merged if row[3] == "delete")
+    assert sorted(row[:5] for row in deletes.rows()) == sorted(row for row in merged if row[3] == "delete")
     assert floor == max((row[4] for row in merged if row[3] == "truncate"), default=None)
+
+
+def test_records_sent_in_again_are_a_range_of_requests_and_not_of_their_topic(tmp_path: Path) -> None:
+    """A delete below its topic's position counts as merged only when its request was."""
+    uri = stage(
+        tmp_path / "staging",
+        [("desk", 0, 0, "quarantined", 0), ("desk", 0, 1, "upsert", 1), ("porch", 3, 7, "quarantined", 0)],
+        [("porch", 3, 7, "delete", 7, 1), ("desk", 0, 0, "delete", 0, 0), ("porch", 3, 7, "quarantined", 7, 0)],
+    )
+
+    def read(name: str, start: int, end: int) -> list[Row]:
+        ((_, _, rows),) = read_range(uri, Range(name, start, end), 0)
+        return rows.select("_topic", "_offset", "_op", "_retried").rows()
+
+    again = retry_partition("things")
+    assert again == "retry/things/0"
+    assert read("desk/0", 0, 2) == [("desk", 0, "quarantined", None), ("desk", 1, "upsert", None)]
+    assert read(again, 0, 1) == [("desk", 0, "delete", 0), ("porch", 7, "quarantined", 0)]
+    assert read(again, 1, 2) == [("porch", 7, "delete", 1)]
+    topics = {"desk/0": 9, "porch/3": 9}
+    for positions, expected in (({}, []), ({again: 1}, [0]), ({again: 2}, [0, 7])):
+        assert sorted(read_deletes(uri, topics | positions)[0]["_offset"]) == expected
