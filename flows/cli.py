@@ -10,6 +10,8 @@ from flows.demo.errors import DemoError
 from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
+from flows.quarantine import QuarantineError
+from flows.quarantine_command import add_quarantine, quarantine_lines
 from flows.settings import Settings
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
 from operators.schema import DeclarationError
@@ -33,9 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run_demo()
             case "maintain":
                 _maintain(options.module)
+            case "quarantine":
+                _quarantine(options)
             case _:
                 _print_tables(options.module)
-    except (UsageError, DemoError, FreshnessError, StorageError, ModuleNotFoundError, OSError) as error:
+    except (
+        UsageError,
+        QuarantineError,
+        DemoError,
+        FreshnessError,
+        StorageError,
+        OSError,
+        ModuleNotFoundError,
+    ) as error:
         return _complain(f"{options.command}: {error}", 1)
     except KeyboardInterrupt:
         return _complain(f"{options.command}: interrupted; the next run goes on from here", _INTERRUPTED)
@@ -89,6 +101,12 @@ def _maintain(module: str) -> None:
         )
 
 
+def _quarantine(options: argparse.Namespace) -> None:
+    pipeline = load_pipeline(options.module)
+    for line in quarantine_lines(options, pipeline, pipeline.lake_of(Settings.from_environment())):
+        _say(line)
+
+
 def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
@@ -108,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     maintain = commands.add_parser("maintain", help="compact the tables of a pipeline and remove expired files, once")
     for each in (tables, maintain):
         each.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
+    add_quarantine(commands)
     return parser
 
 
