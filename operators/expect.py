@@ -85,9 +85,9 @@ def _parts(condition: pl.Expr, schema: Schema) -> Iterator[pl.Expr]:
 
 
 def _not_by_row(part: pl.Expr) -> str | None:
-    """Say why a part of a condition is not told of each row by itself: which rows come together is chance."""
+    """Say why a part of a condition is not one value of each row by itself: which rows come together is chance."""
     try:
         by_row = part.meta.is_row_separable() and (not part.meta.root_names() or part.meta.is_length_preserving())
     except PolarsError:  # for a Python function, a selector of columns, or an expression over the elements of a list
-        return f"polars cannot tell whether {clip(str(part))} looks at other rows"
-    return None if by_row else f"{clip(str(part))} looks at other rows, and which come together is chance"
+        return f"polars cannot tell whether {clip(str(part))} is of each row by itself"
+    return None if by_row else f"{clip(str(part))} is not of each row by itself, and which rows come together is chance"

@@ -238,14 +238,14 @@ def test_one_record_of_one_partition_comes_again_and_no_other(tmp_path: Path) ->
     narrow, mended = (things("scd1", None, mended=each) for each in (False, True))
     Line(lake, narrow).feed(partitions, 1_000)
     found = quarantine(lake, narrow)
-    first = found.entries().filter(_partition=1).sort("_offset").row(0, named=True)
-    place = Place("things", 1, first["_offset"])
+    last = found.entries().filter(_partition=1).sort("_offset").row(-1, named=True)
+    place = Place("things", 1, last["_offset"])
     found.retry(found.wanted([place]))
     line = Line(lake, mended)
     line.read_requests()
     staged = pl.read_delta(str(lake / "staging/things")).filter(pl.col("_retried").is_not_null())
     (row,) = staged.select("_partition", "_offset", "_changed_at", "_op", "_sequence").rows()
-    assert row == (1, place.offset, first["_changed_at"], "upsert", place.offset)
+    assert row == (1, place.offset, last["_changed_at"], "upsert", place.offset)
     assert states(lake, mended)["retried"] == 1
 
 
