@@ -37,6 +37,10 @@ class Lake:
         """Return where the events are that no row of a Silver table shows."""
         return f"{self.root}/silver/{silver}{SIDE}"
 
+    def ambiguous(self, silver: str) -> str:
+        """Return where the pairs of events of a Silver table are that have no order."""
+        return f"{self.root}/ambiguous/{silver}"
+
     def gold(self, name: str) -> str:
         """Return where a Gold table is."""
         return f"{self.root}/gold/{name}"

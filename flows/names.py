@@ -5,7 +5,7 @@ import re
 from flows.lake import RETRY, SIDE
 from operators.schema import DeclarationError
 
-_KEPT = {SIDE: "what is remembered beside a history", RETRY: "records that are sent in again"}
+_KEPT = {SIDE: "what is remembered beside a Silver table", RETRY: "records that are sent in again"}
 
 
 def checked_name(what: str, name: str) -> str:

@@ -9,12 +9,13 @@ from flows.history import History, checked_history
 from flows.names import checked_name, checked_silver_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
+from flows.ties import Ties, checked_ties
 from operators.decode import Decoder
 from operators.expect import Expect
 from operators.expectations import Expectations
-from operators.scd1 import TECHNICAL
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
+from operators.technical import TECHNICAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,9 @@ class Silver:
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
-    columns that begin a new row; the others are updated in place. `expectations` say what a row must meet, and what to
-    do otherwise. They are for records to come: changing them makes no other table, and judges no record again.
+    columns that begin a new row; the others are updated in place. `ties` says what becomes of two events of a key that
+    have one sequence and different rows (`flows.ties`). `expectations` say what a row must meet, and what to do
+    otherwise. They are for records to come: changing them makes no other table, and judges no record again.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -41,6 +43,7 @@ class Silver:
     sequence_by: str | None = None
     history: History = "scd1"
     track: Sequence[str] | None = None
+    ties: Ties = "last_position"
     strategy: Strategy = "deletion_vectors"
     expectations: Sequence[Expect] = ()
     schema: Schema = field(init=False, repr=False)
@@ -55,6 +58,7 @@ class Silver:
         sequence_by: str | None = None,
         history: History = "scd1",
         track: Sequence[str] | None = None,
+        ties: Ties = "last_position",
         strategy: Strategy = "deletion_vectors",
         expectations: Sequence[Expect] = (),
     ) -> None:
@@ -66,6 +70,7 @@ class Silver:
             ("sequence_by", sequence_by),
             ("history", history),
             ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
+            ("ties", ties),
             ("strategy", strategy),
             ("expectations", tuple(expectations)),
         ):
@@ -76,6 +81,7 @@ class Silver:
             self.decoder()
             for each in self.expectations:
                 checked_name("Expectation", each.name)
+            checked_ties(ties)
             checked_history(history, self.track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None

@@ -48,8 +48,8 @@ def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
         yield TablePlace("staging", silver.name, lake.staging(silver.name))
         yield TablePlace("quarantine", silver.name, lake.quarantine(silver.name))
         yield TablePlace("silver", silver.name, lake.silver(silver.name))
-        if silver.history == "scd2":
-            yield TablePlace("silver", f"{silver.name}{SIDE}", lake.side(silver.name))
+        yield TablePlace("silver", f"{silver.name}{SIDE}", lake.side(silver.name))
+        yield TablePlace("ambiguous", silver.name, lake.ambiguous(silver.name))
     for kpi in pipeline.kpis:
         yield TablePlace("gold", kpi.name, lake.gold(kpi.name))
 

@@ -7,6 +7,8 @@ from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.silver import Silver
 from operators.line import EVENT
+from operators.outcomes import pair_schema
+from operators.technical import TECHNICAL
 from storage.table_declaration import Declaration
 
 
@@ -27,10 +29,17 @@ def silver_table(silver: Silver, pipeline: str) -> Declaration:
 
 
 def side_table(silver: Silver, pipeline: str) -> Declaration:
-    """Return the table beside a history, of the events that no row shows."""
+    """Return the table beside a Silver table, of the events that no row shows."""
     staged = staging_schema(silver.schema)
     schema = pl.Schema({name: staged[name] for name in [*EVENT, *silver.schema]})
-    return Declaration(_arrow(schema), pipeline, _definition(silver) + _history(silver))
+    return Declaration(_arrow(schema), pipeline, _definition(silver) + _history(silver), vectors=True)
+
+
+def ambiguous_table(silver: Silver, pipeline: str) -> Declaration:
+    """Return the table of the ambiguous pairs of a Silver table."""
+    event = pl.Schema({**TECHNICAL, **silver.schema})
+    schema = pair_schema(event, [*silver.schema], silver.keys)
+    return Declaration(_arrow(schema), pipeline, "pairs of events that have no order")
 
 
 def gold_table(kpi: Kpi, pipeline: str, silver_id: str = "") -> Declaration:
@@ -49,7 +58,8 @@ def _definition(silver: Silver) -> str:
 
 
 def _history(silver: Silver) -> str:
-    return f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
+    history = f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
+    return history + (f", ties {silver.ties}" if silver.ties == "quarantine" else "")
 
 
 def _arrow(schema: pl.Schema) -> pa.Schema:

@@ -34,14 +34,15 @@ class Rank:
     offset: Ints
 
     @classmethod
-    def of(cls, rows: pl.DataFrame, deleted: Flags) -> "Rank":
-        """Read the ranks of rows with the technical columns `_sequence`, `_partition` and `_offset`."""
-        return cls(
-            rows["_sequence"].to_numpy(),
-            deleted,
-            rows["_partition"].cast(pl.Int32).to_numpy(),
-            rows["_offset"].to_numpy(),
-        )
+    def of(cls, rows: pl.DataFrame, deleted: Flags, *, first_stands: bool = False) -> "Rank":
+        """Read the ranks of rows with the technical columns `_sequence`, `_partition` and `_offset`.
+
+        With `first_stands`, positions are turned round: of two events that tie, the one with the earlier is greater.
+        """
+        partition, offset = rows["_partition"].cast(pl.Int32).to_numpy(), rows["_offset"].to_numpy()
+        if first_stands:
+            partition, offset = ~partition, ~offset
+        return cls(rows["_sequence"].to_numpy(), deleted, partition, offset)
 
     @classmethod
     def never(cls, size: int) -> "Rank":

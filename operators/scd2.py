@@ -15,15 +15,17 @@ import polars as pl
 
 from operators.chains import Chains
 from operators.changes import Changes
-from operators.eager import constant, rows_where
+from operators.eager import rows_where
 from operators.equality import equal_rows
 from operators.growing import grown
 from operators.hashing import hash_rows
 from operators.held_rows import Flags, HeldRows
 from operators.key_index import KeyIndex, Slots
-from operators.line import EVENT, TRUNCATE, Known, count, in_line
+from operators.line import EVENT, TRUNCATE, Known, Line, as_sent_last, in_line, shown_events
+from operators.outcomes import Outcome, outcome, pair_schema
 from operators.rank import NEVER, Ints, Rank, last_of_each
-from operators.scd1 import TECHNICAL, Counts
+from operators.remembered import Memory, Remembered
+from operators.technical import TECHNICAL
 from operators.timeline import Timeline, timeline
 from operators.unavailable import UNAVAILABLE
 
@@ -38,16 +40,11 @@ def history_columns(sequence: pl.DataType) -> pl.Schema:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The effect of one batch, applied to the state once it is committed to the tables.
-
-    `remembered` are truncates and events that no row shows, to be kept beside the table; `remembered_slots` are their
-    numbers.
-    """
+    """The effect of one batch, applied to the state once it is committed to the tables."""
 
     changes: Changes
-    counts: Counts
-    remembered: pl.DataFrame
-    remembered_slots: Slots
+    outcome: Outcome
+    memory: Memory
     newest: "_Lists"
 
 
@@ -63,8 +60,18 @@ class _Lists:
     starts: Ints
     is_open: Flags
     event_keys: Slots
-    events: Slots
     truncates: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The rows of some keys, by key and start, and as events these and then what is remembered of the keys."""
+
+    rows: pl.DataFrame
+    slots: Slots
+    keys: Slots
+    starts: Ints
+    known: Known
 
 
 class Scd2:
@@ -83,21 +90,24 @@ class Scd2:
         *,
         sequence: pl.DataType | None = None,
         tracked: Sequence[str] | None = None,
+        first_stands: bool = False,
     ) -> None:
         self._declared = schema.names()
         self._tracked = self._declared if tracked is None else [*tracked]
-        self._held, self._remembered = held, remembered
+        self._held, self._remembered = held, Remembered(remembered)
+        self._first_stands = first_stands
         self._sequence = sequence or pl.Int64()
         self._history = history_columns(self._sequence)
         self._index = KeyIndex(keys)
-        self._rows, self._events = Chains(), Chains()
-        self._row_count = self._event_count = 0
+        self._rows = Chains()
+        self._row_count = 0
         self._starts, self._is_open = np.empty(0, np.int64), np.empty(0, bool)
-        self._row_keys, self._event_keys = np.empty(0, np.int32), np.empty(0, np.int32)
+        self._row_keys = np.empty(0, np.int32)
         self._last = np.empty(0, np.int64)
         self._truncates = np.empty(0, np.int64)
         self._unlisted: list[tuple[Slots, Slots]] = []
         self._of_event = [*EVENT, *self._declared]
+        self._pairs = pair_schema(pl.Schema({**TECHNICAL, **schema}), self._declared, keys)
         nobody = pl.Schema({"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **TECHNICAL, **schema})
         self._none = pl.DataFrame([{"_op": "truncate", "_partition": -1, "_offset": -1}], nobody)[self._of_event]
         self.loaded_columns = [*keys, "_sequence", VALID_FROM, IS_CURRENT]
@@ -118,14 +128,14 @@ class Scd2:
 
         Those that are not `merged` into the table yet will come again, and are not to be honoured early.
         """
-        slots = np.arange(self._event_count, self._event_count + events.height)
-        self._event_count += events.height
+        slots = self._remembered.load(events.height)
         sequence, truncate = events["_sequence"].to_numpy(), (events["_op"] == "truncate").to_numpy()
         self._take_truncates(sequence[truncate & merged])
         own = np.flatnonzero(~truncate & merged)
         keys = self._admit(events[own])
         np.maximum.at(self._last, keys, sequence[own])
-        self._list_events(keys, slots[own])
+        self._remembered.list(keys, slots[own])
+        self._remembered.outdate(slots[~merged])
         return slots
 
     def plan(self, events: pl.DataFrame) -> Plan:
@@ -135,15 +145,13 @@ class Scd2:
         wipes, events = rows_where(events, truncate)[self._of_event], rows_where(events, ~truncate)[self._of_event]
         truncates = wipes["_sequence"].to_numpy()
         keys = self._admit(events)
-        ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
+        ranks = self._ranks(events)
         touched, late = self._touched(keys, ranks.sequence, truncates)
-        known = self._known(touched, late)
-        line = in_line(events, keys, ranks, known, self._truncated(touched[late], truncates))
+        history = self._history_of(touched, late)
+        line = in_line(events, keys, ranks, history.known, self._truncated(touched[late], truncates))
         made = timeline(line.events, line.keys, line.ranks, line.sequence, self._declared, self._tracked)
-        changes, slots = self._changes(known, made)
-        fresh = np.flatnonzero(made.hidden & (line.origin < len(known.slots)) & (line.origin != TRUNCATE))
-        remembered = pl.concat([line.events[fresh], wipes])
-        numbers = self._event_count + np.arange(remembered.height)
+        changes, slots = self._changes(history, made)
+        fresh = np.flatnonzero(made.hidden & (line.origin < len(history.slots)) & (line.origin != TRUNCATE))
         lists = _Lists(
             touched,
             self._bases(touched, late),
@@ -153,24 +161,23 @@ class Scd2:
             made.valid_from,
             made.is_open,
             line.keys[fresh],
-            numbers[: len(fresh)],
             truncates,
         )
-        counts = count(line, made, events.height, self._declared)
-        counts = replace(counts, applied=counts.applied + len(truncates))
-        return Plan(changes, counts, remembered, numbers, lists)
+        found = outcome(line, events.height, _beaten(line), made.silent, self._declared, self._pairs)
+        memory = self._remembered.plan(pl.concat([line.events[fresh], wipes]))
+        return Plan(changes, found.with_truncates(len(truncates)), memory, lists)
 
     def apply(self, plan: Plan) -> None:
         """Make the state what it is after `plan`."""
         lists = plan.newest
         self._new_rows(len(plan.changes.inserted_slots))
-        self._event_count += len(plan.remembered_slots)
         self._rows.cut(lists.keys, lists.bases)
         bases = lists.bases[np.searchsorted(lists.keys, lists.row_keys)]
         self._rows.put(lists.row_keys, lists.rows, bases)
         self._row_keys[lists.rows] = lists.row_keys
         self._starts[lists.rows], self._is_open[lists.rows] = lists.starts, lists.is_open
-        self._list_events(lists.event_keys, lists.events)
+        self._remembered.apply(plan.memory)
+        self._remembered.list(lists.event_keys, plan.memory.slots[: len(lists.event_keys)])
         self._last[lists.keys] = np.maximum(self._last[lists.keys], lists.last)
         self._take_truncates(lists.truncates)
 
@@ -199,12 +206,6 @@ class Scd2:
             slots = slots[self._held.present(slots)]  # rows that another writer moved have new slots
             slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
             self._rows.put(self._row_keys[slots], slots, np.full(len(slots), _NONE))
-
-    def _list_events(self, keys: Slots, slots: Slots) -> None:
-        order = np.argsort(keys, kind="stable")
-        self._event_keys = grown(self._event_keys, self._event_count)
-        self._event_keys[slots] = keys
-        self._events.put(keys[order], slots[order], self._events.newest(keys[order]))
 
     def _touched(self, keys: Slots, sequence: Ints, truncates: Ints) -> tuple[Slots, Flags]:
         """Return the keys of a batch, ascending, and whether an event of theirs is not newer than all that is known.
@@ -243,57 +244,50 @@ class Scd2:
         bases[late] = _NONE
         return bases
 
-    def _known(self, touched: Slots, late: Flags) -> Known:
+    def _history_of(self, touched: Slots, late: Flags) -> _History:
+        """Return the open rows of these keys, of late ones all rows, and what is remembered of those."""
         newest, is_open = self._current(touched)
         slots = np.concatenate([newest[is_open & ~late], self._rows.all(touched[late])])
         slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
-        rows, row_keys, starts = self._held.rows(slots), self._row_keys[slots], self._starts[slots]
-        numbers = self._events.all(touched[late])
-        numbers = numbers[self._remembered.present(numbers)]
-        remembered = self._remembered.rows(numbers)[[*EVENT, *self._declared]]
-        as_sent = np.argsort(remembered[UNAVAILABLE].is_not_null().to_numpy(), kind="stable")
-        numbers, remembered = numbers[as_sent], remembered[as_sent]  # of equal ones, the last counts
-        of_rows = rows.hstack(
-            [
-                constant("_op", "upsert", pl.String(), rows.height),
-                constant(UNAVAILABLE, None, pl.List(pl.String()), rows.height),
-            ]
-        )[[*EVENT, *self._declared]]
-        ranks = Rank.of(of_rows, np.zeros(rows.height, bool))
-        whole = late[np.searchsorted(touched, row_keys)]  # else the events of its run are not known, and not needed
+        rows, keys, starts = self._held.rows(slots), self._row_keys[slots].astype(np.int64), self._starts[slots]
+        remembered, event_keys = self._remembered.events(self._remembered.of(touched[late]))
+        order = as_sent_last(remembered)
+        remembered = remembered[order][self._of_event]
+        of_rows = shown_events(rows)[self._of_event]
+        ranks = self._ranks(of_rows)
+        whole = late[np.searchsorted(touched, keys)]  # else the events of its run are not known, and not needed
         ranks = replace(ranks, sequence=np.where(whole, ranks.sequence, starts))
-        of_remembered = Rank.of(remembered, (remembered["_op"] == "delete").to_numpy())
-        return Known(
-            rows,
-            slots,
-            row_keys,
-            starts,
+        known = Known(
             pl.concat([of_rows, remembered]),
-            np.concatenate([row_keys, self._event_keys[numbers]]),
-            ranks.followed_by(of_remembered),
+            np.concatenate([keys, event_keys[order]]),
+            ranks.followed_by(self._ranks(remembered)),
         )
+        return _History(rows, slots, keys, starts, known)
 
-    def _changes(self, known: Known, made: Timeline) -> tuple[Changes, Slots]:
+    def _ranks(self, events: pl.DataFrame) -> Rank:
+        return Rank.of(events, (events["_op"] == "delete").to_numpy(), first_stands=self._first_stands)
+
+    def _changes(self, history: _History, made: Timeline) -> tuple[Changes, Slots]:
         """Compare the rows that are to be with those there are; return the changes, and the slots of all rows."""
         rows = self._shown(made)
-        match = _matches((known.row_keys, known.starts), (made.slots, made.valid_from))
+        match = _matches((history.keys, history.starts), (made.slots, made.valid_from))
         kept = match != _NONE
         same = np.zeros(rows.height, bool)
-        same[kept] = equal_rows(rows_where(rows, kept), known.rows[match[kept]])
-        gone = np.ones(len(known.slots), bool)
+        same[kept] = equal_rows(rows_where(rows, kept), history.rows[match[kept]])
+        gone = np.ones(len(history.slots), bool)
         gone[match[kept]] = False
         slots = np.empty(rows.height, np.int64)
-        slots[kept] = known.slots[match[kept]]
+        slots[kept] = history.slots[match[kept]]
         slots[~kept] = self._row_count + np.arange(int((~kept).sum()))
         changed = kept & ~same
         changes = Changes(
             rows_where(rows, ~kept),
             slots[~kept],
-            known.rows[match[changed]],
+            history.rows[match[changed]],
             rows_where(rows, changed),
             slots[changed],
-            rows_where(known.rows, gone),
-            known.slots[gone],
+            rows_where(history.rows, gone),
+            history.slots[gone],
         )
         return changes, slots
 
@@ -308,6 +302,15 @@ class Scd2:
             pl.Series("_row_hash", hash_rows(events[self._declared]).view(np.int64)),
         ]
         return events.hstack(columns)[[*self._declared, *self._history, *TECHNICAL]]
+
+
+def _beaten(line: Line) -> Flags:
+    """Mark the upserts whose sequence has a delete, which wins."""
+    beaten = np.zeros(len(line.keys), bool)
+    here, after = line.ranks.at(slice(None, -1)), line.ranks.at(slice(1, None))
+    same = (line.keys[1:] == line.keys[:-1]) & (here.sequence == after.sequence)
+    beaten[:-1] = same & after.deleted & ~here.deleted
+    return beaten
 
 
 def _matches(old: tuple[Slots, Ints], new: tuple[Slots, Ints]) -> Ints:

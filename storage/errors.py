@@ -13,6 +13,7 @@ StorageError
     ├── UnsupportedTableError the table needs a feature that we do not have
     ├── UnwritableError       the lake cannot be written
     ├── HoleError             a range of records is missing between position and batch
+    ├── AmbiguousError        two events have no order, and the table's policy is to stop
     └── FencedError           a newer owner writes this table
 """
 
@@ -51,6 +52,10 @@ class TableMismatchError(TerminalError):
 
 class HoleError(TerminalError):
     """Records between a table's position and the batch at hand are missing."""
+
+
+class AmbiguousError(TerminalError):
+    """Two events of a key have one sequence and different rows."""
 
 
 class FencedError(TerminalError):

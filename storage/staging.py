@@ -55,19 +55,6 @@ def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, 
         yield low, high, rows.sort(column, "_partition", "_offset")
 
 
-def read_deletes(uri: str, positions: Mapping[str, int]) -> tuple[pl.DataFrame, int | None]:
-    """Return the delete events below the `positions`, and the newest truncate's sequence below them.
-
-    What lies at or beyond a position will come again and must not be honoured early.
-    """
-    staged = pl.scan_delta(DeltaTable(uri)).filter(pl.col("_op").is_in(["delete", "truncate"])).collect()
-    retried = next((position for name, position in positions.items() if name.startswith(_RETRY)), 0)
-    again = pl.col("_retried")
-    merged = staged.filter(pl.when(again.is_null()).then(is_below(positions)).otherwise(again < retried))
-    floor = merged.filter(pl.col("_op") == "truncate")["_sequence"].max()
-    return merged.filter(pl.col("_op") == "delete"), None if floor is None else int(floor)  # type: ignore[arg-type]
-
-
 def is_below(positions: Mapping[str, int]) -> pl.Expr:
     """Tell of each event whether it lies below the position of its partition, which is 0 where none is given."""
     position = pl.format("{}/{}", "_topic", "_partition").replace_strict(
