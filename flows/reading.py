@@ -22,8 +22,8 @@ class Reading:
     """How to read a topic: where from, how far, and how much at once.
 
     `position` gives the position to start a partition at. A batch has at most `batch_records`.
-    Without `tail`, a partition ends at the end offset it has when it is opened. A `silent` partition says nothing
-    before its first record: nobody holds a position in it.
+    Without `tail`, a partition ends at the end offset it has when it is opened. A `silent` partition that
+    stands at 0 says nothing before its first record.
     """
 
     topic: RecordLog

@@ -115,4 +115,4 @@ def _unmet(batches: Sequence[EventBatch]) -> dict[str, int]:
         raise ExpectationError(
             f"{stops[0]}. Correct the record where it comes from, or declare what else to do than otherwise='fail'"
         )
-    return dict(unmet["expectation"].value_counts(sort=True).sort("expectation").rows())
+    return dict(unmet["expectation"].value_counts().sort("expectation").rows())

@@ -60,7 +60,7 @@ def results(lake: Path) -> dict[str, pl.DataFrame]:
         name: pl.read_delta(str(lake / name)) for name in ("silver/orders", *(f"gold/{kpi}" for kpi in orders.KPIS))
     }
     if "valid_from" not in found["silver/orders"].columns:
-        found["silver/orders"] = found["silver/orders"].select(orders.SCHEMA)
+        found["silver/orders"] = found["silver/orders"].select([*orders.SCHEMA])
     return {name: rows.sort(rows.columns, nulls_last=True) for name, rows in found.items()}
 
 
