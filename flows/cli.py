@@ -12,9 +12,12 @@ from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.quarantine import QuarantineError
 from flows.quarantine_command import add_quarantine, quarantine_lines
+from flows.rebuild import rebuild
+from flows.restaging import CannotRebuildError
 from flows.settings import Settings
+from flows.silver import Silver
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
-from operators.schema import DeclarationError
+from operators.schema import DeclarationError, did_you_mean
 from storage.errors import StorageError
 from storage.maintenance import Maintenance
 from storage.table import Table
@@ -24,6 +27,18 @@ _INTERRUPTED = 130
 
 class UsageError(Exception):
     """What was asked for is not there; the message says what is expected."""
+
+
+_TOLD = (
+    UsageError,
+    QuarantineError,
+    CannotRebuildError,
+    DemoError,
+    FreshnessError,
+    StorageError,
+    ModuleNotFoundError,
+    OSError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,17 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _maintain(options.module)
             case "quarantine":
                 _quarantine(options)
+            case "rebuild":
+                _rebuild(options.module, options.table)
             case _:
                 _print_tables(options.module)
-    except (
-        UsageError,
-        QuarantineError,
-        DemoError,
-        FreshnessError,
-        StorageError,
-        OSError,
-        ModuleNotFoundError,
-    ) as error:
+    except _TOLD as error:
         return _complain(f"{options.command}: {error}", 1)
     except KeyboardInterrupt:
         return _complain(f"{options.command}: interrupted; the next run goes on from here", _INTERRUPTED)
@@ -107,6 +116,35 @@ def _quarantine(options: argparse.Namespace) -> None:
         _say(line)
 
 
+def _rebuild(module: str, name: str) -> None:
+    pipeline = load_pipeline(module)
+    silver = _silver_named(pipeline, name)
+    lake = pipeline.lake_of(Settings.from_environment())
+    done = rebuild(silver, lake, pipeline.name, _say)
+    if done is None:
+        _say(f"silver {name}: not there yet; the pipeline makes it from staging when it runs")
+        return
+    _say(
+        f"silver {name}: version {done.version} has {done.rows:,} rows made anew; versions before it stay readable for "
+        f"{lake.retention}. Start the pipeline again: it goes on from here, and makes Gold tables over it anew"
+    )
+
+
+def _silver_named(pipeline: Pipeline, name: str) -> Silver:
+    silvers = {silver.name: silver for silver in pipeline.silvers}
+    if name in {kpi.name for kpi in pipeline.kpis}:
+        raise UsageError(
+            f"{name!r} is a Kpi, which the pipeline makes anew by itself when its declaration or its Silver table is "
+            f"another one; expected a Silver table: {', '.join(silvers)}"
+        )
+    if name not in silvers:
+        raise UsageError(
+            f"pipeline {pipeline.name!r} has no table {name!r}; expected one of: {', '.join(silvers)}."
+            f"{did_you_mean(name, silvers)}"
+        )
+    return silvers[name]
+
+
 def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
@@ -124,8 +162,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="a year of flights becomes fresh Silver and Gold tables under demo-data/")
     tables = commands.add_parser("tables", help="the tables of a pipeline: versions, rows, positions, what was read")
     maintain = commands.add_parser("maintain", help="compact the tables of a pipeline and remove expired files, once")
-    for each in (tables, maintain):
+    anew = commands.add_parser("rebuild", help="make a Silver table anew from staging, as it is declared now")
+    for each in (tables, maintain, anew):
         each.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
+    anew.add_argument("table", metavar="TABLE", help="the name of the Silver table")
     add_quarantine(commands)
     return parser
 

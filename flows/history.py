@@ -1,6 +1,7 @@
 """What a Silver table keeps of each key."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal, get_args
 
 import polars as pl
@@ -26,5 +27,17 @@ def checked_history(history: str, track: Sequence[str] | None, schema: Schema) -
             raise DeclarationError(
                 f"track: unknown column {column!r}; the table has: {', '.join(schema)}.{did_you_mean(column, schema)}"
             )
-    if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
+    if history == "scd2" and (taken := [name for name in schema if name.lower() in history_columns(pl.Int64())]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
+
+
+def checked_retention(history: str, retention: timedelta | None) -> None:
+    """Check how long a Silver table remembers deletes. Raises DeclarationError."""
+    if retention is None:
+        return
+    if history != "scd1":
+        raise DeclarationError(
+            "tombstone_retention is for history='scd1': the deletes of a history are the ends of its rows"
+        )
+    if retention <= timedelta(0):
+        raise DeclarationError(f"tombstone_retention={retention}: expected a time, as timedelta(days=30)")

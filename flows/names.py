@@ -2,10 +2,14 @@
 
 import re
 
-from flows.lake import RETRY, SIDE
+from flows.lake import RETRY, SHADOW, SIDE
 from operators.schema import DeclarationError
 
-_KEPT = {SIDE: "what is remembered beside a Silver table", RETRY: "records that are sent in again"}
+_KEPT = {
+    SIDE: "what is remembered beside a Silver table",
+    SHADOW: "rebuilds",
+    RETRY: "records that are sent in again",
+}
 
 
 def checked_name(what: str, name: str) -> str:
@@ -20,7 +24,9 @@ def checked_name(what: str, name: str) -> str:
 
 def checked_silver_name(name: str) -> str:
     """Return the name of a Silver table. Raises DeclarationError also for one that we make folders with ourselves."""
-    for ending, kept in _KEPT.items():
-        if name.endswith(ending):
-            raise DeclarationError(f"Silver {name!r}: names that end with {ending!r} are kept for {kept}; rename it")
+    for word, kept in _KEPT.items():
+        if f"{word}_" in f"{name}_":
+            raise DeclarationError(
+                f"Silver {name!r}: names that end with {word!r}, or have '{word}_' in them, are kept for {kept}"
+            )
     return checked_name("Silver", name)

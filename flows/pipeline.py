@@ -91,9 +91,9 @@ class Pipeline:
     def _check(self, run: Run) -> None:
         """Find out now, with a clear message, what would stop the workers later."""
         for silver in self.silvers:
+            check_table(run.lake.silver(silver.name), silver_table(silver, self.name))  # says most of what differs
             check_table(run.lake.staging(silver.name), staging_table(silver, self.name))
             check_table(run.lake.quarantine(silver.name), quarantine_table(self.name))
-            check_table(run.lake.silver(silver.name), silver_table(silver, self.name))
             check_table(run.lake.side(silver.name), side_table(silver, self.name))
             check_table(run.lake.ambiguous(silver.name), ambiguous_table(silver, self.name))
         for kpi in self.kpis:

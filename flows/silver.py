@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import polars as pl
 
-from flows.history import History, checked_history
+from flows.history import History, checked_history, checked_retention
 from flows.names import checked_name, checked_silver_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
@@ -15,7 +16,7 @@ from operators.expect import Expect
 from operators.expectations import Expectations
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
-from operators.technical import TECHNICAL
+from operators.technical import technical
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,8 @@ class Silver:
     columns that begin a new row; the others are updated in place. `ties` says what becomes of two events of a key that
     have one sequence and different rows (`flows.ties`). `expectations` say what a row must meet, and what to do
     otherwise. They are for records to come: changing them makes no other table, and judges no record again.
+    `tombstone_retention` is how long after a delete, by the times of the log, an older event that comes late still
+    finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -44,6 +47,7 @@ class Silver:
     history: History = "scd1"
     track: Sequence[str] | None = None
     ties: Ties = "last_position"
+    tombstone_retention: timedelta | None = None
     strategy: Strategy = "deletion_vectors"
     expectations: Sequence[Expect] = ()
     schema: Schema = field(init=False, repr=False)
@@ -59,6 +63,7 @@ class Silver:
         history: History = "scd1",
         track: Sequence[str] | None = None,
         ties: Ties = "last_position",
+        tombstone_retention: timedelta | None = None,
         strategy: Strategy = "deletion_vectors",
         expectations: Sequence[Expect] = (),
     ) -> None:
@@ -71,6 +76,7 @@ class Silver:
             ("history", history),
             ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
             ("ties", ties),
+            ("tombstone_retention", tombstone_retention),
             ("strategy", strategy),
             ("expectations", tuple(expectations)),
         ):
@@ -83,6 +89,7 @@ class Silver:
                 checked_name("Expectation", each.name)
             checked_ties(ties)
             checked_history(history, self.track, self.schema)
+            checked_retention(history, tombstone_retention)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
 
@@ -90,7 +97,7 @@ class Silver:
     def row_schema(self) -> pl.Schema:
         """Columns of the table: the declared ones, those of a history, then the technical ones."""
         history = history_columns(self.sequence_type) if self.history == "scd2" else {}
-        return pl.Schema({**self.schema, **history, **TECHNICAL})
+        return pl.Schema({**self.schema, **history, **technical(self.sequence_type)})
 
     @property
     def sequence_type(self) -> pl.DataType:

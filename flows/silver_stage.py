@@ -71,6 +71,10 @@ class SilverStage:
             self._progress.settle(batch.range)
         return [done]
 
+    def close(self) -> None:
+        """Leave the table alone from now on."""
+        self._maintenance.close()
+
     def _open(self) -> None:
         uri = self._lake.silver(self._silver.name)
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))

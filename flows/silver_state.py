@@ -1,6 +1,7 @@
 """What a Silver stage knows of its table, and keeps in step with it: current rows, or histories."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -12,12 +13,14 @@ from flows.silver import Silver
 from flows.tables import side_table
 from operators.changes import Changes
 from operators.held_rows import Flags
+from operators.history_rows import OverlapError
 from operators.key_index import Slots
+from operators.order import Order
 from operators.outcomes import Outcome
 from operators.remembered import Memory
 from operators.scd1 import Scd1
 from operators.scd2 import Scd2
-from storage.errors import HoleError
+from storage.errors import HoleError, TableMismatchError
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter, RowChanges
 from storage.owned_table import Commit, OwnedTable
@@ -83,7 +86,7 @@ class SilverState:
     def __init__(
         self, silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, positions: Mapping[str, int]
     ) -> None:
-        self._positions = positions
+        self._positions, self._uri = positions, lake.silver(silver.name)
         _check_side(lake.side(silver.name), positions)
         self._side = OwnedTable(lake.side(silver.name), side_table(silver, pipeline))
         remembered = RowLocator(self._side)
@@ -91,8 +94,23 @@ class SilverState:
         self._maintenance = Maintenance(self._side, remembered, lake.retention)
         self._detection = _detection(silver, locator, remembered)
         locator.load(self._detection.load, self._detection.loaded_columns)
-        remembered.load(self._load, [*self._detection.remembered_columns, "_topic", "_partition", "_offset"])
-        self.plan, self.apply = self._detection.plan, self._detection.apply
+        self._expired = _expiry(lake.side(silver.name), silver.tombstone_retention)
+        told = [*self._detection.remembered_columns, "_topic", "_partition", "_offset", "_changed_at"]
+        remembered.load(self._load, told)
+        self._locator = locator
+        self.apply = self._detection.apply
+
+    def plan(self, events: pl.DataFrame) -> Plan:
+        """Work out what `events` change. Raises TableMismatchError when rows that others wrote are no history."""
+        try:
+            plan: Plan = self._detection.plan(events)
+        except OverlapError as error:
+            rows = self._locator.rows(error.slots).to_dicts()
+            raise TableMismatchError(
+                f"{self._uri}: two rows of a key are valid at the same time, {rows[0]} and {rows[1]}; expected a row "
+                "to end where the next one begins. Another writer has added one of them: delete the one that is wrong"
+            ) from None
+        return plan
 
     def remember(self, plan: Plan, positions: Positions) -> None:
         """Commit what no row shows. Raises TransientError."""
@@ -104,23 +122,26 @@ class SilverState:
             self._maintenance.tick()
 
     def _load(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
-        merged = events.select(is_below(self._positions)).to_series()
-        return self._detection.load_remembered(events, merged.to_numpy())
+        honoured = events.select(is_below(self._positions) & ~self._expired).to_series()
+        return self._detection.load_remembered(events, honoured.to_numpy())
 
 
 def _detection(silver: Silver, held: RowLocator, remembered: RowLocator) -> ChangeDetection[Any]:
-    schema, first_stands = pl.Schema(silver.schema), silver.ties == "quarantine"
+    schema, order = pl.Schema(silver.schema), Order(silver.sequence_type, first_stands=silver.ties == "quarantine")
     if silver.history == "scd1":
-        return Scd1(schema, silver.keys, held, remembered, first_stands=first_stands)
-    return Scd2(
-        schema,
-        silver.keys,
-        held,
-        remembered,
-        sequence=silver.sequence_type,
-        tracked=silver.track,
-        first_stands=first_stands,
-    )
+        return Scd1(schema, silver.keys, held, remembered, order)
+    return Scd2(schema, silver.keys, held, remembered, order, tracked=silver.track)
+
+
+def _expiry(uri: str, retention: timedelta | None) -> pl.Expr:
+    """Tell of each remembered event whether it is a delete so much older, by its log, than the newest that there is."""
+    if retention is None:
+        return pl.lit(value=False)
+    newest = pl.scan_delta(uri).select(pl.col("_changed_at").max()).collect().item()
+    if newest is None:
+        return pl.lit(value=False)
+    expired: pl.Expr = (pl.col("_op") == "delete") & (pl.col("_changed_at") < newest - retention)
+    return expired.fill_null(value=False)
 
 
 def _check_side(uri: str, positions: Mapping[str, int]) -> None:

@@ -11,6 +11,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from flows.lake import SIDE, Lake
 from flows.pipeline import Pipeline
+from storage.ledger import REBUILT
 from storage.owned_table import LEDGER
 from storage.table_declaration import read_snapshot
 
@@ -28,10 +29,10 @@ class TablePlace:
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """One table as it is: `totals` add up the counts of the ledgers still in its log, `positions` are its own.
+    """One table as it is: `totals` add up the counts of the ledgers still in its log, from the last rebuild on.
 
-    `positions` maps a partition to the next offset to read, or for Gold a Silver table to the version shown; `unmet`
-    an expectation to how many records did not meet it. A record that is sent in again is read again.
+    `positions` are its own. They map a partition to the next offset to read, or for Gold a Silver table to the version
+    shown; `unmet` an expectation to how many records did not meet it. A record that is sent in again is read again.
     """
 
     place: TablePlace
@@ -79,6 +80,8 @@ def table_facts(place: TablePlace) -> TableFacts | None:
     positions: dict[str, int] = {}
     for entry in reversed(table.history()):
         ledger = json.loads(entry.get(LEDGER, "{}"))
+        if ledger.get(REBUILT):
+            totals.clear()
         totals.update({name: ledger[name] for name in COUNTS if name in ledger})
         unmet.update(ledger.get("unmet", {}))
         positions |= {name: end for name, (_, end) in ledger.get("ranges", {}).items()}

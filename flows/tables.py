@@ -1,5 +1,7 @@
 """What each table of a pipeline is declared to be, for its owner and for the check before a run."""
 
+from dataclasses import replace
+
 import polars as pl
 import pyarrow as pa
 
@@ -8,13 +10,15 @@ from flows.kpi import Kpi
 from flows.silver import Silver
 from operators.line import EVENT
 from operators.outcomes import pair_schema
-from operators.technical import TECHNICAL
+from operators.technical import technical
+from storage.definition import Terms
 from storage.table_declaration import Declaration
 
 
 def staging_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the staging table of a Silver table."""
-    return Declaration(_arrow(staging_schema(silver.schema)), pipeline, _definition(silver))
+    schema, terms = _arrow(staging_schema(silver.schema)), _staged_terms(silver)
+    return Declaration(schema, pipeline, _definition(silver), terms=terms, remedy=_remedy(silver))
 
 
 def quarantine_table(pipeline: str) -> Declaration:
@@ -24,21 +28,20 @@ def quarantine_table(pipeline: str) -> Declaration:
 
 def silver_table(silver: Silver, pipeline: str) -> Declaration:
     """Return a Silver table."""
-    schema, definition = _arrow(silver.row_schema), _definition(silver) + _history(silver)
-    return Declaration(schema, pipeline, definition, change_feed=True, vectors=_vectors(silver))
+    return replace(_merged(silver, pipeline, silver.row_schema), change_feed=True, vectors=_vectors(silver))
 
 
 def side_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the table beside a Silver table, of the events that no row shows."""
     staged = staging_schema(silver.schema)
     schema = pl.Schema({name: staged[name] for name in [*EVENT, *silver.schema]})
-    return Declaration(_arrow(schema), pipeline, _definition(silver) + _history(silver), vectors=True)
+    return replace(_merged(silver, pipeline, schema), vectors=True)
 
 
 def ambiguous_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the table of the ambiguous pairs of a Silver table."""
-    event = pl.Schema({**TECHNICAL, **silver.schema})
-    schema = pair_schema(event, [*silver.schema], silver.keys)
+    event = pl.Schema({**technical(silver.sequence_type), **silver.schema})
+    schema = pair_schema(event, [*silver.schema])
     return Declaration(_arrow(schema), pipeline, "pairs of events that have no order")
 
 
@@ -52,6 +55,14 @@ def _vectors(table: Silver | Kpi) -> bool:
     return table.strategy == "deletion_vectors"
 
 
+def _merged(silver: Silver, pipeline: str, schema: pl.Schema) -> Declaration:
+    """Return a table of what the events of a Silver table come to."""
+    ties = {"ties": silver.ties} if silver.ties == "quarantine" else {}
+    terms = {**_staged_terms(silver), "history": silver.history, "track": silver.track, **ties}
+    definition = _definition(silver) + _history(silver)
+    return Declaration(_arrow(schema), pipeline, definition, terms=terms, remedy=_remedy(silver))
+
+
 def _definition(silver: Silver) -> str:
     source = silver.source
     return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
@@ -60,6 +71,24 @@ def _definition(silver: Silver) -> str:
 def _history(silver: Silver) -> str:
     history = f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
     return history + (f", ties {silver.ties}" if silver.ties == "quarantine" else "")
+
+
+def _staged_terms(silver: Silver) -> Terms:
+    """Return what the events in staging depend on, as it was declared."""
+    source = silver.source
+    return {
+        "topic": source.topic,
+        "format": str(source.format),
+        "keys": silver.keys,
+        "sequence_by": silver.sequence_by,
+    }
+
+
+def _remedy(silver: Silver) -> str:
+    return (
+        f"Declare it as it was, or run `goldwax rebuild MODULE {silver.name}`: it makes the rows anew from staging, "
+        "where that has all they need"
+    )
 
 
 def _arrow(schema: pl.Schema) -> pa.Schema:

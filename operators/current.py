@@ -1,6 +1,5 @@
 """What an SCD1 table and the memory beside it say of its keys, and what a batch makes of some of them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +12,12 @@ from operators.hashing import hash_rows
 from operators.held_rows import Flags, HeldRows
 from operators.key_index import Slots
 from operators.line import EVENT, Known, as_sent_last, shown_events
+from operators.order import Order
 from operators.outcomes import Outcome, pair_schema
-from operators.rank import Ints, Rank
+from operators.rank import Rank
 from operators.remembered import Remembered
-from operators.technical import TECHNICAL
+from operators.sequences import Sequences, never
+from operators.technical import TECHNICAL, technical
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Part:
     changes: Changes
     outcome: Outcome
     keys: Slots
-    sequences: Ints
+    sequences: Sequences
     is_pieced: Flags
     events: pl.DataFrame
     event_keys: Slots
@@ -50,18 +51,20 @@ class Winners:
 class Current:
     """Current rows of keys, held by someone else, and the remembered events of these keys."""
 
-    def __init__(
-        self, schema: pl.Schema, keys: Sequence[str], held: HeldRows, remembered: Remembered, *, first_stands: bool
-    ) -> None:
+    def __init__(self, schema: pl.Schema, order: Order, held: HeldRows, remembered: Remembered) -> None:
         self.declared = schema.names()
+        self._order = order
         self.held, self.remembered = held, remembered
         self.event = [*EVENT, *self.declared]
-        self.pairs = pair_schema(pl.Schema({**TECHNICAL, **schema}), self.declared, keys)
-        self._first_stands = first_stands
+        self.pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self.declared)
+
+    def never(self, size: int) -> Sequences:
+        """Return so many sequences that no event has."""
+        return never(self._order.sequence, size)
 
     def ranks(self, events: pl.DataFrame) -> Rank:
         """Return the ranks of events."""
-        return Rank.of(events, (events["_op"] == "delete").to_numpy(), first_stands=self._first_stands)
+        return Rank.of(events, (events["_op"] == "delete").to_numpy(), first_stands=self._order.first_stands)
 
     def known(self, keys: Slots) -> tuple[Known, Slots]:
         """Return what is known of these distinct keys, and the slots of the events that are remembered of them."""

@@ -9,6 +9,7 @@ from operators.eager import constant
 from operators.held_rows import Flags
 from operators.key_index import Slots
 from operators.rank import Ints, Rank
+from operators.sequences import Sequences
 from operators.unavailable import UNAVAILABLE
 
 EVENT = ["_op", "_sequence", "_topic", "_partition", "_offset", "_changed_at", UNAVAILABLE]
@@ -37,7 +38,7 @@ class Line:
     events: pl.DataFrame
     keys: Slots
     ranks: Rank
-    sequence: Ints
+    sequence: Sequences
     origin: Ints
 
     def some(self, flags: Flags) -> "Line":
@@ -63,27 +64,32 @@ def in_line(
 ) -> Line:
     """Put new events, what is known, and truncates with the keys that they are for, in one line."""
     truncates, truncated_keys = truncated
-    every = pl.concat([truncates, events, known.events])
-    ranks = Rank.of(truncates, np.ones(truncates.height, bool)).followed_by(ranks).followed_by(known.ranks)
-    keys = np.concatenate([truncated_keys, keys, known.keys])
-    origin = np.repeat([TRUNCATE, NEW], [truncates.height, events.height])
-    origin = np.concatenate([origin, np.arange(known.events.height)])
+    every = pl.concat([truncates, known.events, events], rechunk=True)  # new events are the latest, as a rule
+    ranks = Rank.of(truncates, np.ones(truncates.height, bool)).followed_by(known.ranks).followed_by(ranks)
+    keys = np.concatenate([truncated_keys, known.keys, keys])
+    origin = np.full(len(keys), NEW)
+    origin[: truncates.height] = TRUNCATE
+    origin[truncates.height : len(origin) - events.height] = np.arange(known.events.height)
     sequence = ranks.sequence
     if truncates.height:
         points = np.searchsorted(np.unique(sequence), sequence)
         ranks = replace(ranks, sequence=2 * points + (origin != TRUNCATE))
     order = ranks.order(keys)
-    order = order[_last_of_equals(keys[order], ranks.at(order))]
+    order = order[_one_of_equals(keys[order], ranks.at(order), origin[order])]
     return Line(every[order], keys[order], ranks.at(order), sequence[order], origin[order])
 
 
-def _last_of_equals(keys: Slots, ranks: Rank) -> Flags:
-    """Mark of events of the same rank the last.
+def _one_of_equals(keys: Slots, ranks: Rank, origin: Ints) -> Flags:
+    """Mark of events of the same rank the one of the greatest origin.
 
     They are one event, as it came again, as its row shows it, and as it was remembered, at the end as it was sent.
     """
-    last = np.ones(len(keys), bool)
+    marked, repeats = np.ones(len(keys), bool), np.zeros(len(keys), bool)
     here, after = ranks.at(slice(None, -1)), ranks.at(slice(1, None))
-    elsewhere = (here.partition != after.partition) | (here.offset != after.offset)
-    last[:-1] = (keys[1:] != keys[:-1]) | ~here.ties(after) | elsewhere
-    return last
+    there = (here.partition == after.partition) & (here.offset == after.offset)
+    repeats[1:] = there & (keys[1:] == keys[:-1]) & here.ties(after)
+    if repeats.any():
+        group = np.cumsum(~repeats)
+        order = np.lexsort((origin, group))
+        marked[order[:-1]] = group[order[1:]] != group[order[:-1]]
+    return marked

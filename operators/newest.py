@@ -1,6 +1,7 @@
 """The current row of keys whose events all carried every column: their newest event, the one of the greatest rank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,8 @@ from operators.equality import equal_rows
 from operators.held_rows import Flags
 from operators.key_index import Slots
 from operators.outcomes import Counts, Outcome, pairs
-from operators.rank import NEVER, Ints, Rank, last_of_each
+from operators.rank import Ints, Rank, last_of_each
+from operators.sequences import Sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,12 @@ class _Ranked:
 
 
 def newest(  # noqa: PLR0913, PLR0917 - events, and what is known of their keys
-    current: Current, events: pl.DataFrame, keys: Slots, sequences: Ints, floor: int, below: Slots
+    current: Current, events: pl.DataFrame, keys: Slots, sequences: Sequences, floor: Any, below: Slots
 ) -> Part:
     """Work out what events with these keys change.
 
-    `sequences` has the newest sequence of the key of each event, `NEVER` where none is known. What is older than
-    `floor` counts no more; rows `below` it go, unless an event brings them back.
+    `sequences` has the newest sequence of the key of each event, or what no event has where none is known. What is
+    older than `floor` counts no more; rows `below` it go, unless an event brings them back.
     """
     ranks = current.ranks(events)
     order = ranks.order(keys)
@@ -55,14 +57,13 @@ def newest(  # noqa: PLR0913, PLR0917 - events, and what is known of their keys
     )
 
 
-def _held(current: Current, ranked: _Ranked, sequences: Ints, floor: int) -> Rank:
+def _held(current: Current, ranked: _Ranked, sequences: Sequences, floor: Any) -> Rank:
     """Return what the key of each event holds; a position only where it decides.
 
     A key without a row holds a delete. Below the floor nothing is held any more.
     """
-    held = Rank.never(len(sequences))
-    held.sequence[:] = np.where(sequences >= floor, sequences, NEVER)
-    held.deleted[:] = ~current.held.present(ranked.keys)
+    counts = np.where(sequences >= floor, sequences, current.never(1))
+    held = Rank.held(counts, ~current.held.present(ranked.keys))
     tied = np.flatnonzero(ranked.ranks.ties(held) & ~ranked.ranks.deleted)
     if tied.size:
         newest = _newest_known(current, ranked.keys[tied])

@@ -53,11 +53,11 @@ class Outcome:
         return replace(self, counts=self.counts.plus(Counts(applied=count)))
 
 
-def pair_schema(event: pl.Schema, declared: Sequence[str], keys: Sequence[str]) -> pl.Schema:
+def pair_schema(event: pl.Schema, declared: Sequence[str]) -> pl.Schema:
     """Return the columns of a pair: the event that stands, then position and values of the other."""
     stands = {name: event[name] for name in [*declared, "_sequence", *_POSITION]}
     yields = {f"{OTHER}{name}": event[name] for name in _POSITION}
-    values = {f"{OTHER}_{name}": event[name] for name in declared if name not in keys}
+    values = {f"{OTHER}_{name}": event[name] for name in declared}
     return pl.Schema({**stands, **yields, **values})
 
 

@@ -10,6 +10,7 @@ these events are needed, and no others, to know its row whatever comes late:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,7 @@ from operators.held_rows import Flags
 from operators.key_index import Slots
 from operators.line import NEW, Known, Line, in_line
 from operators.outcomes import Counts, outcome
-from operators.rank import NEVER, Ints, last_of_each
+from operators.rank import Ints, last_of_each
 from operators.unavailable import UNAVAILABLE, fill_unavailable
 
 
@@ -39,7 +40,7 @@ class _Pieced:
     since_reset: Flags
 
 
-def pieced(current: Current, events: pl.DataFrame, keys: Slots, every: Slots, floor: int) -> Part:
+def pieced(current: Current, events: pl.DataFrame, keys: Slots, every: Slots, floor: Any) -> Part:
     """Work out what events with these keys change; `every` has all keys to look at, ascending.
 
     What is older than `floor` counts no more.
@@ -59,7 +60,7 @@ def pieced(current: Current, events: pl.DataFrame, keys: Slots, every: Slots, fl
     live = made.live | (is_shown & made.since_reset)
     remembered = live & ~(is_shown & ~made.partial)
     new, kept = remembered & (line.origin < shown), remembered & (line.origin >= shown)
-    sequences = np.full(len(every), NEVER)
+    sequences = current.never(len(every))
     sequences[np.searchsorted(every, winners.keys)] = line.sequence[made.last]
     found = outcome(line, events.height - late, ~live, stays, current.declared, current.pairs)
     return Part(

@@ -9,6 +9,7 @@ A key whose events did not all carry every column is pieced together from severa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,10 +21,11 @@ from operators.growing import grown
 from operators.held_rows import Flags, HeldRows
 from operators.key_index import KeyIndex, Slots
 from operators.newest import newest
+from operators.order import Order
 from operators.outcomes import Outcome
 from operators.pieces import pieced
-from operators.rank import NEVER
 from operators.remembered import Memory, Remembered
+from operators.sequences import from_column, later, latest, raise_to
 from operators.unavailable import UNAVAILABLE
 
 
@@ -35,7 +37,7 @@ class Plan:
     outcome: Outcome
     memory: Memory
     parts: list[Part]
-    floor: int
+    floor: Any
 
 
 class Scd1:
@@ -51,22 +53,22 @@ class Scd1:
         keys: Sequence[str],
         held: HeldRows,
         remembered: HeldRows,
-        *,
-        first_stands: bool = False,
+        order: Order = Order(),
     ) -> None:
         self._held, self._remembered = held, Remembered(remembered)
-        self._current = Current(schema, keys, held, self._remembered, first_stands=first_stands)
+        self._current = Current(schema, order, held, self._remembered)
         self._index = KeyIndex(keys)
-        self._sequences = np.empty(0, np.int64)
+        self._sequences = self._current.never(0)
         self._is_pieced = np.empty(0, bool)
-        self._floor, self._floor_slot = NEVER, np.empty(0, np.int64)
+        self._floor: Any = self._current.never(1)[0]
+        self._floor_slot = np.empty(0, np.int64)
         self.loaded_columns = [*keys, "_sequence"]
         self.remembered_columns = [*keys, "_op", "_sequence", UNAVAILABLE]
 
     def load(self, rows: pl.DataFrame) -> Slots:
         """Take in rows as they stand in the table, of which only `loaded_columns` count; return their slots."""
         slots = self._admit(rows)
-        self._sequences[slots] = np.maximum(self._sequences[slots], rows["_sequence"].fill_null(NEVER).to_numpy())
+        self._sequences[slots] = later(self._sequences[slots], from_column(rows["_sequence"]))
         return slots
 
     def load_remembered(self, events: pl.DataFrame, merged: Flags) -> Slots:
@@ -75,12 +77,12 @@ class Scd1:
         Those that are not `merged` into the table yet will come again, and are not to be honoured early.
         """
         slots = self._remembered.load(events.height)
-        sequence, truncate = events["_sequence"].to_numpy(), (events["_op"] == "truncate").to_numpy()
+        sequence, truncate = from_column(events["_sequence"]), (events["_op"] == "truncate").to_numpy()
         for row in np.flatnonzero(truncate & merged):
-            self._raise_floor(int(sequence[row]), slots[[row]])
+            self._raise_floor(sequence[row], slots[[row]])
         own = np.flatnonzero(~truncate & merged)
         keys = self._admit(events[own])
-        np.maximum.at(self._sequences, keys, sequence[own])
+        raise_to(self._sequences, keys, sequence[own])
         self._is_pieced[keys] |= events[UNAVAILABLE].is_not_null().to_numpy()[own]
         self._remembered.list(keys, slots[own])
         self._remembered.outdate(slots[~merged])
@@ -94,7 +96,7 @@ class Scd1:
         """
         truncate = (events["_op"] == "truncate").to_numpy()
         wipes, events = rows_where(events, truncate), rows_where(events, ~truncate)
-        floor = max([self._floor, *wipes["_sequence"].to_list()])
+        floor = max(self._floor, latest(from_column(wipes["_sequence"]))) if wipes.height else self._floor
         slots = self._admit(events)
         apart = self._apart(events, slots, floor)
         whole = np.ones(len(slots), bool) if not len(apart) else ~np.isin(slots, apart)
@@ -113,7 +115,7 @@ class Scd1:
         self._remembered.apply(plan.memory)
         slots = plan.memory.slots
         for part in plan.parts:
-            self._sequences[part.keys] = np.maximum(self._sequences[part.keys], part.sequences)
+            self._sequences[part.keys] = later(self._sequences[part.keys], part.sequences)
             self._is_pieced[part.keys] = part.is_pieced
             self._remember(part, slots[: part.events.height])
             slots = slots[part.events.height :]
@@ -128,7 +130,7 @@ class Scd1:
         self._remembered.list(part.kept_keys, part.kept)
         self._remembered.list(part.event_keys, slots)
 
-    def _raise_floor(self, floor: int, slot: Slots) -> None:
+    def _raise_floor(self, floor: Any, slot: Slots) -> None:
         """Take in a remembered truncate; of two the newer one is enough, and makes up for older tombstones."""
         if floor <= self._floor:
             self._remembered.outdate(slot)
@@ -142,11 +144,11 @@ class Scd1:
 
     def _admit(self, rows: pl.DataFrame) -> Slots:
         slots = self._index.admit(rows)
-        self._sequences = grown(self._sequences, len(self._index), fill=NEVER)
+        self._sequences = grown(self._sequences, len(self._index), fill=self._current.never(1)[0])
         self._is_pieced = grown(self._is_pieced, len(self._index))
         return slots
 
-    def _apart(self, events: pl.DataFrame, slots: Slots, floor: int) -> Slots:
+    def _apart(self, events: pl.DataFrame, slots: Slots, floor: Any) -> Slots:
         """Return the keys that are pieced together, or have to be from now on, ascending."""
         lacking = self._is_pieced[slots]
         if events[UNAVAILABLE].null_count() < events.height:
@@ -154,7 +156,7 @@ class Scd1:
         cut = np.flatnonzero(self._is_pieced) if floor > self._floor else slots[:0]
         return np.union1d(slots[lacking], cut) if lacking.any() or len(cut) else cut
 
-    def _below(self, floor: int, apart: Slots) -> Slots:
+    def _below(self, floor: Any, apart: Slots) -> Slots:
         """Return the keys with a row that a truncate of the batch removes, without those that are looked at apart."""
         if floor == self._floor:
             return apart[:0]

@@ -6,6 +6,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from storage.errors import HoleError
+from storage.owned_table import read_positions, topic_positions
 from storage.positions import Range, partition_id
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
@@ -29,6 +30,13 @@ def retry_partition(silver: str) -> str:
 def retry_topic(silver: str) -> str:
     """Return the topic's part of `retry_partition`."""
     return f"{_RETRY}{silver}"
+
+
+def staged_ranges(uri: str, pipeline: str, *topics: str) -> list[Range]:
+    """Return the range that a staging table holds of each partition of topics; none where there is no table."""
+    ends = {name: end for topic in topics for name, end in topic_positions(uri, pipeline, topic).items()}
+    firsts = read_positions(uri, pipeline, map(first_staged, ends))
+    return [Range(name, firsts[first_staged(name)], end) for name, end in ends.items()]
 
 
 def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, pl.DataFrame]]:

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,7 @@ from flows import Count, EventLog, Json, Kpi, Silver
 from flows.history import History
 from flows.strategy import Strategy
 from operators.schema import DeclarationError
-from storage.errors import HoleError, TransientError
+from storage.errors import HoleError, TableMismatchError, TransientError
 from tests.faults import Outcome, fault
 from tests.histories import Event, Version, history
 from tests.test_stages import Chain
@@ -140,6 +141,64 @@ def test_rows_that_another_engine_moved_are_found_by_a_late_event(tmp_path: Path
     assert versions(tmp_path)[1] == [Version(("b", "y"), 3, 5), Version(("a", "x"), 5, None)]
 
 
+def test_deletes_are_forgotten_after_their_retention_and_not_before(tmp_path: Path) -> None:
+    """By the times of the log, which here are the offsets, in milliseconds."""
+    for retention, found in (
+        (timedelta(milliseconds=3), {2: ("b", "y")}),
+        (timedelta(milliseconds=2), {1: ("b", "y"), 2: ("b", "y")}),
+    ):
+        lake = tmp_path / str(retention.microseconds)
+        things = Silver(
+            "things", source=SOURCE, schema=SCHEMA, keys=["id"], sequence_by="version", tombstone_retention=retention
+        )
+        kpi = replace(KINDS, source=things)
+        chain = Chain(lake, kpi=kpi)
+        for number, version in ((1, 5), (2, 5), (3, 5), (4, 5)):
+            chain.advance(value(number, Event("delete", version, 0)))
+        chain = Chain(lake, 4, kpi=kpi)
+        chain.advance(value(2, Event("upsert", 9, 0, ("b", "y"))), value(5, Event("delete", 1, 0)))
+        chain.advance(value(1, Event("upsert", 3, 0, ("b", "y"))), value(4, Event("upsert", 3, 0, ("b", "y"))))
+        assert current(lake) == found
+        chain.advance(value(6, Event("delete", 1, 0)))  # and with it goes what is not needed any more
+        side = pl.read_delta(str(lake / "silver/things__side"))
+        assert sorted(side["id"]) == sorted({1, 3, 4, 5, 6} - found.keys())
+
+
+def test_late_events_find_rows_that_compaction_moved(tmp_path: Path) -> None:
+    events = stream(random.Random(7), 240)
+    chain = Chain(tmp_path, kpi=KINDS)
+    for at in range(0, len(events), 3):
+        chain.advance(*(value(number, event) for number, event in events[at : at + 3]))
+    for table in ("silver/things", "silver/things__side"):
+        assert "OPTIMIZE" in {entry["operation"] for entry in DeltaTable(tmp_path / table).history()}
+    assert versions(tmp_path) == expected(events)
+
+
+def test_gold_catches_up_with_a_history_from_its_change_feed(tmp_path: Path) -> None:
+    events = stream(random.Random(3), 100)
+    chain = Chain(tmp_path, kpi=KINDS)
+    chain.advance(*(value(number, event) for number, event in events[:30]))
+    with suppress(TransientError), fault("lost", tmp_path / "gold/kinds"):
+        for at in range(30, 100, 10):
+            chain.advance(*(value(number, event) for number, event in events[at : at + 10]))
+    reached = chain._next
+    Chain(tmp_path, reached, kpi=KINDS).advance(*(value(number, event) for number, event in events[reached:]))
+    gold = pl.read_delta(str(tmp_path / "gold/kinds"))
+    assert dict(gold.select("kind", "things").rows()) == Counter(kind for kind, _ in current(tmp_path).values())
+    assert versions(tmp_path) == expected(events)
+
+
+def test_a_history_in_which_another_writer_put_a_second_open_row_is_refused(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, kpi=KINDS)
+    chain.advance(value(1, Event("upsert", 1, 0, ("a", "x"))), value(2, Event("upsert", 1, 0, ("a", "x"))))
+    row = pl.read_delta(str(tmp_path / "silver/things")).filter(id=1)
+    row.with_columns(valid_from=pl.lit(7)).write_delta(str(tmp_path / "silver/things"), mode="append")
+    with pytest.raises(
+        TableMismatchError, match=r"two rows of a key are valid at the same time, .*'valid_from': 1.* 7"
+    ):
+        Chain(tmp_path, 2, kpi=KINDS).advance(value(1, Event("upsert", 9, 0, ("b", "x"))))
+
+
 def test_a_kpi_may_count_by_a_column_of_any_name_where_there_is_no_history(tmp_path: Path) -> None:
     flags = Silver("things", source=SOURCE, schema={"id": "int64", "is_current": "bool"}, keys=["id"])
     chain = Chain(tmp_path, kpi=Kpi("kinds", source=flags, group_by=["is_current"], measures={"things": Count()}))
@@ -208,6 +267,17 @@ def test_rows_are_valid_in_the_type_of_the_sequence(
             "column 'valid_to' is one that history='scd2'",
         ),
         ({"history": "scd2", "name": "a__side"}, "names that end with '__side'"),
+        ({"history": "scd2", "tombstone_retention": timedelta(days=1)}, "tombstone_retention is for history='scd1'"),
+        (
+            {"tombstone_retention": timedelta(0)},
+            r"tombstone_retention=0:00:00: expected a time, as timedelta\(days=30\)",
+        ),
+        ({"name": "a__side_1f"}, "or have '__side_' in them, are kept for what is remembered beside a Silver table"),
+        (
+            {"name": "a__rebuild"},
+            "names that end with '__rebuild', or have '__rebuild_' in them, are kept for rebuilds",
+        ),
+        ({"name": "a__rebuild_1f"}, "are kept for rebuilds"),
     ],
 )
 def test_a_declaration_that_cannot_be_is_refused(declared: dict[str, object], message: str) -> None:

@@ -20,6 +20,7 @@ from flows.event_batch import Decoding, decode_records
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.quarantine import Place, Quarantine, QuarantineError
+from flows.rebuild import rebuild
 from flows.silver_stage import SilverStage
 from flows.staging_stage import StagingStage
 from operators.schema import DeclarationError
@@ -266,6 +267,22 @@ def test_a_lost_silver_table_comes_back_with_what_was_sent_in_again(
     assert_as_if_right_from_the_start(lake, tmp_path / "right", mended, partitions)
 
 
+@pytest.mark.parametrize("declared", [("scd2", "version"), ("scd1", None)])
+def test_a_rebuild_keeps_what_was_sent_in_again(declared: tuple[History, str | None], tmp_path: Path) -> None:
+    """Also where staging is brought to another sequence, before which quarantine is looked at."""
+    lake, partitions = tmp_path / "lake", events(9)
+    narrow, mended = (things("scd1", "version", mended=each) for each in (False, True))
+    Line(lake, narrow).feed(partitions, 1_000)
+    retry(lake, narrow)
+    line = Line(lake, mended)
+    line.read_requests()
+    assert states(lake, mended)["retried"] > 15
+    other = things(*declared, mended=True)
+    assert rebuild(other, Lake(str(lake)), "demo", lambda _: None) is not None
+    Line(lake, other).read_requests()
+    assert_as_if_right_from_the_start(lake, tmp_path / "right", other, partitions)
+
+
 def test_requests_of_two_at_once_get_numbers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = RetryRequests(str(tmp_path / "requests"), "retry/things")
     row = pl.DataFrame(
@@ -322,7 +339,7 @@ def test_mistakes_say_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(QuarantineError, match=r"position '0/7': expected topic/partition/offset, as orders/0/17"):
         Place.parse("0/7")
     for name in ("things__retry", "things__side"):
-        with pytest.raises(DeclarationError, match=f"'{name}': names that end with"):
+        with pytest.raises(DeclarationError, match=f"'{name}': names that end with '__"):
             Silver(name, source=narrow.source, schema=narrow.columns, keys=["id"])
 
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from operators.changes import Changes
 from operators.held_rows import Flags
+from operators.order import Order
 from operators.outcomes import Counts
-from operators.rank import NEVER
 from operators.scd1 import Scd1
 from operators.schema import parse_schema
+from operators.sequences import NEVER, from_values, to_column
 from operators.slot_rows import SlotRows
-from operators.technical import TECHNICAL
+from operators.technical import technical
 from tests.side import Side
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "silver.json"
@@ -45,30 +46,42 @@ class Event:
         return self.sequence, self.op == "delete", sign * self.partition, sign * self.offset
 
 
-def frame(events: Iterable[Event], schema: dict[str, pl.DataType]) -> pl.DataFrame:
+NUMBER, PAIR = pl.Int64(), pl.Struct({"high": pl.Int16(), "low": pl.Int64()})
+
+
+def frame(events: Iterable[Event], schema: dict[str, pl.DataType], sequence: pl.DataType = NUMBER) -> pl.DataFrame:
     rows = [(e.op, e.sequence, "cities", e.partition, e.offset, None, [*e.absent] or None, *e.row) for e in events]
-    technical = {name: TECHNICAL[name] for name in ("_sequence", "_topic", "_partition", "_offset", "_changed_at")}
-    columns = {"_op": pl.String(), **technical, "_unavailable": pl.List(pl.String()), **schema}
-    return pl.DataFrame(rows, columns, orient="row")
+    names = ("_sequence", "_topic", "_partition", "_offset", "_changed_at")
+    columns = {"_op": pl.String(), **{name: technical(NUMBER)[name] for name in names}}
+    made = pl.DataFrame(rows, {**columns, "_unavailable": pl.List(pl.String()), **schema}, orient="row")
+    return made.with_columns(stored(made["_sequence"], sequence))
+
+
+def stored(numbers: pl.Series, sequence: pl.DataType) -> pl.Series:
+    """Return numbers as sequences; as pairs they have the same order."""
+    if sequence == NUMBER:
+        return numbers
+    pairs = pl.DataFrame({"high": numbers // 4, "low": numbers % 4}).cast({"high": pl.Int16})
+    return to_column(from_values(pairs.to_struct().cast(PAIR)))
 
 
 class Silver:
     """A table of rows by key, kept by `Scd1`; checks every before-image against what the table holds."""
 
-    def __init__(self, schema: dict[str, pl.DataType], keys: Sequence[str], *, first_stands: bool = False) -> None:
-        self.schema, self.keys, self.first_stands = schema, keys, first_stands
+    def __init__(self, schema: dict[str, pl.DataType], keys: Sequence[str], order: Order = Order()) -> None:
+        self.schema, self.keys, self.order = schema, keys, order
         self.table: dict[Row, Row] = {}
         self.merged: set[tuple[int, int]] = set()
         self.pairs: list[Row] = []
-        self.side = Side(frame([], schema).schema)
+        self.side = Side(frame([], schema, order.sequence).schema)
         self.restart()
 
     def restart(self) -> None:
         """Forget everything but the table and what is remembered, as a process that starts again does."""
-        columns = pl.Schema({**self.schema, **TECHNICAL})
+        columns = pl.Schema({**self.schema, **technical(self.order.sequence)})
         self.held = SlotRows(columns)
         load_side = self.side.restart(self._is_merged)
-        self.state = Scd1(pl.Schema(self.schema), self.keys, self.held, self.side.held, first_stands=self.first_stands)
+        self.state = Scd1(pl.Schema(self.schema), self.keys, self.held, self.side.held, self.order)
         rows = pl.DataFrame([*self.table.values()], columns, orient="row")
         self.held.put(self.state.load(rows.select(self.state.loaded_columns)), rows)
         load_side(self.state.load_remembered)
@@ -78,7 +91,7 @@ class Silver:
 
     def merge(self, events: Sequence[Event], *, crash: bool = False) -> Counts:
         """Merge events; with a `crash`, what is remembered is committed and the rows are not."""
-        plan = self.state.plan(frame(events, self.schema))
+        plan = self.state.plan(frame(events, self.schema, self.order.sequence))
         self.side.commit(plan.memory)
         if crash:
             self.restart()
@@ -178,20 +191,26 @@ WIPE = Event("truncate", 5, 0, 2, (None,) * 4)
 
 
 @settings(deadline=None, max_examples=200)
-@given(events=HISTORIES, seed=st.integers(0, 2**32), restarts=st.booleans(), crashes=st.booleans(), first=st.booleans())
+@given(
+    events=HISTORIES,
+    seed=st.integers(0, 2**32),
+    order=st.builds(Order, st.sampled_from([NUMBER, NUMBER, PAIR]), st.booleans()),
+    restarts=st.booleans(),
+    crashes=st.booleans(),
+)
 def test_whatever_the_arrival_the_batching_the_restarts_and_the_crashes_the_rows_are_those_of_all_events_in_order(
-    events: list[Event], seed: int, *, restarts: bool, crashes: bool, first: bool
+    events: list[Event], seed: int, order: Order, *, restarts: bool, crashes: bool
 ) -> None:
     chance = random.Random(seed)
     arrival = chance.sample(events, len(events))
-    silver = Silver(CITIES, KEYS, first_stands=first)
+    silver = Silver(CITIES, KEYS, order)
     for batch in batches(arrival, chance):
         if crashes and chance.random() < 0.3:
             silver.merge(batch[: chance.randrange(len(batch) + 1)], crash=True)
         silver.merge(batch)
         if restarts and chance.random() < 0.3:
             silver.restart()
-    assert silver.rows() == current(events, first_stands=first)
+    assert silver.rows() == current(events, first_stands=order.first_stands)
     silver.merge([Event("truncate", 99, 0, 10**6, (None,) * 4)])
     silver.merge([Event("delete", 99, 0, 10**6 + 1, ("CH", 8001, None, None))])
     assert len(silver.side) == 2, "a truncate leaves nothing to be remembered but itself, and the tombstone after it"
