@@ -70,7 +70,7 @@ def decode_only() -> Dataflow:
     unlimited = Limits(2**62, 2**62)
     reading = Reading(topic, topic.partitions(), lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")
-    records = op.input("read", flow, RecordSource(reading, Progress(dict), Stopping()))  # Records
+    records = op.input("read", flow, RecordSource([reading], Progress(dict), Stopping()))  # Records
     events = op.map("decode", records, Decoding(silver.decoder, silver.schema))  # EventBatch
     op.output("events", events, Discard())
     return flow

@@ -4,6 +4,7 @@ from flows.kpi import Kpi, OnCommit
 from flows.pipeline import Pipeline
 from flows.silver import Silver
 from flows.sources import EventLog, Kafka
+from operators.expect import Expect
 from operators.formats import Avro, Custom, Debezium, Json, JsonSchema
 from operators.measures import Count, Mean, Sum
 from operators.schema import DeclarationError
@@ -16,6 +17,7 @@ __all__ = [
     "Debezium",
     "DeclarationError",
     "EventLog",
+    "Expect",
     "Json",
     "JsonSchema",
     "Kafka",

@@ -10,6 +10,8 @@ from flows.demo.errors import DemoError
 from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
+from flows.quarantine import QuarantineError
+from flows.quarantine_command import add_quarantine, quarantine_lines
 from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.settings import Settings
@@ -27,7 +29,16 @@ class UsageError(Exception):
     """What was asked for is not there; the message says what is expected."""
 
 
-_TOLD = (UsageError, CannotRebuildError, DemoError, FreshnessError, StorageError, ModuleNotFoundError, OSError)
+_TOLD = (
+    UsageError,
+    QuarantineError,
+    CannotRebuildError,
+    DemoError,
+    FreshnessError,
+    StorageError,
+    ModuleNotFoundError,
+    OSError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run_demo()
             case "maintain":
                 _maintain(options.module)
+            case "quarantine":
+                _quarantine(options)
             case "rebuild":
                 _rebuild(options.module, options.table)
             case _:
@@ -97,6 +110,12 @@ def _maintain(module: str) -> None:
         )
 
 
+def _quarantine(options: argparse.Namespace) -> None:
+    pipeline = load_pipeline(options.module)
+    for line in quarantine_lines(options, pipeline, pipeline.lake_of(Settings.from_environment())):
+        _say(line)
+
+
 def _rebuild(module: str, name: str) -> None:
     pipeline = load_pipeline(module)
     silver = _silver_named(pipeline, name)
@@ -130,6 +149,8 @@ def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
         lines.append(", ".join(f"{name} {facts.totals[name]:,}" for name in COUNTS if name in facts.totals))
+    if facts.unmet:
+        lines.append("not met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(facts.unmet.items())))
     if facts.positions:
         lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
     return "\n    ".join(lines)
@@ -145,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (tables, maintain, anew):
         each.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
     anew.add_argument("table", metavar="TABLE", help="the name of the Silver table")
+    add_quarantine(commands)
     return parser
 
 

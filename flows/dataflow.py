@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import bytewax.operators as op
@@ -27,6 +27,8 @@ from storage.errors import HoleError
 from storage.owned_table import read_positions
 from storage.positions import partition_id
 from storage.records import Records, Topic
+from storage.retry_requests import RetryRequests
+from storage.staging import retry_partition, retry_topic
 
 _BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
@@ -61,16 +63,18 @@ def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
 def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
     topic, name = silver.source.open(run.settings), silver.name
     reading = _reading(silver, topic, run)
-    partitions = [partition_id(topic.name, partition) for partition in reading.partitions]
+    retrying = _retrying(silver, reading, run)
+    partitions = [*(partition_id(topic.name, partition) for partition in reading.partitions), retry_partition(name)]
     at_once = run.batching.at_once()
     progress = Progress(partial(read_positions, run.lake.silver(name), run.pipeline, partitions))
-    reading.check()
+    for each in (reading, retrying):
+        each.check()
     schemas = schemas_of(silver.source.format, run.settings)
     decode = Decoding(partial(silver.decoder, schemas), silver.schema)
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
 
-    records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
+    records = op.input(f"read_{name}", flow, RecordSource([reading, retrying], progress, stopping))  # Records
     events = op.map(f"decode_{name}", records, decode)  # EventBatch, or few Records
     to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch or Records)
     staged = op.stateful_batch(f"stage_{name}", to_stage, lambda _: StageLogic(stage, _rows, run.batching))
@@ -109,6 +113,17 @@ def _reading(silver: Silver, topic: Topic, run: Run) -> Reading:
     max_rows, share = run.batching.max_rows, max(1, len(partitions))
     limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // share), _IN_FLIGHT_BYTES // share)
     return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
+
+
+def _retrying(silver: Silver, reading: Reading, run: Run) -> Reading:
+    """Say how to read the records that are sent in again: from where staging stands, as one more partition."""
+    requests = RetryRequests(run.lake.retries(silver.name), retry_topic(silver.name))
+    staging, name = run.lake.staging(silver.name), retry_partition(silver.name)
+
+    def position(_: int) -> int:
+        return read_positions(staging, run.pipeline, [name]).get(name, 0)
+
+    return replace(reading, topic=requests, partitions=requests.partitions(), position=position, silent=True)
 
 
 def collect_seldom() -> None:

@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import polars as pl
 
-from flows.lake import SHADOW, SIDE
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, did_you_mean
 
@@ -14,7 +13,7 @@ History = Literal["scd1", "scd2"]
 """The current row alone; or a row for every state the key was in, valid from one sequence to the next."""
 
 
-def checked_history(name: str, history: str, track: Sequence[str] | None, schema: Schema) -> None:
+def checked_history(history: str, track: Sequence[str] | None, schema: Schema) -> None:
     """Check what a Silver table declares of its history. Raises DeclarationError."""
     known = get_args(History)
     if history not in known:
@@ -30,13 +29,6 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
             )
     if history == "scd2" and (taken := [name for name in schema if name.lower() in history_columns(pl.Int64())]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
-    if f"{SIDE}_" in f"{name}_":
-        raise DeclarationError(
-            f"names that end with {SIDE!r}, or have '{SIDE}_' in them, are kept for what is remembered beside a Silver "
-            "table"
-        )
-    if f"{SHADOW}_" in f"{name}_":
-        raise DeclarationError(f"names that end with {SHADOW!r}, or have '{SHADOW}_' in them, are kept for rebuilds")
 
 
 def checked_retention(history: str, retention: timedelta | None) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from storage.table_declaration import read_property
 
 SIDE = "__side"
+RETRY = "__retry"
 """How the name of the table beside a Silver table ends; a rebuild gives it another one, with more behind it."""
 
 SHADOW = "__rebuild"
@@ -32,6 +33,10 @@ class Lake:
     def quarantine(self, silver: str) -> str:
         """Return where the records are that could not become rows of a Silver table."""
         return f"{self.root}/quarantine/{silver}"
+
+    def retries(self, silver: str) -> str:
+        """Return where the requests are to read quarantined records again."""
+        return f"{self.root}/quarantine/{silver}{RETRY}"
 
     def silver(self, name: str) -> str:
         """Return where a Silver table is."""

@@ -34,7 +34,7 @@ from storage.errors import HoleError, TableMismatchError
 from storage.ledger import REBUILT, Ledgers
 from storage.owned_table import Commit, OwnedTable, read_positions, topic_positions
 from storage.positions import Range
-from storage.staging import staged_ranges
+from storage.staging import retry_topic, staged_ranges
 from storage.table import Edit, Table
 from storage.table_declaration import check_pipeline, check_table, is_current, read_snapshot
 from storage.table_removal import remove_table, tables_at
@@ -99,14 +99,22 @@ def _check(silver: Silver, lake: Lake, pipeline: str) -> bool:
     if snapshot is None:
         return False
     check_pipeline(real, snapshot, silver_table(silver, pipeline))
-    staged = topic_positions(staging, pipeline, silver.source.topic)
-    for name, reached in topic_positions(real, pipeline, silver.source.topic).items():
+    staged, held = (
+        {name: end for topic in _topics(silver) for name, end in topic_positions(uri, pipeline, topic).items()}
+        for uri in (staging, real)
+    )
+    for name, reached in held.items():
         if read_snapshot(staging) and staged.get(name, 0) < reached:
             raise HoleError(
                 f"{staging}: holds {name} up to {staged.get(name, 0)}, while silver/{silver.name} has read it up to "
                 f"{reached}: rows would be lost. Restore the staging table first"
             )
     return True
+
+
+def _topics(silver: Silver) -> tuple[str, str]:
+    """Return what staging was read from: the topic, and the records that were sent in again."""
+    return silver.source.topic, retry_topic(silver.name)
 
 
 def _clear(silver: Silver, lake: Lake, pipeline: str, *, is_there: bool) -> None:
@@ -129,7 +137,7 @@ def _clear(silver: Silver, lake: Lake, pipeline: str, *, is_there: bool) -> None
 def _derive(silver: Silver, shadow: Lake, pipeline: str, tell: Tell) -> Commit:
     """Merge all that is staged into the shadow, and return what its commits come to, for the swap to say."""
     uri, staging = shadow.silver(silver.name), shadow.staging(silver.name)
-    ranges = staged_ranges(staging, pipeline, silver.source.topic)
+    ranges = staged_ranges(staging, pipeline, *_topics(silver))
     names = [each.partition_id for each in ranges]
     stage = SilverStage(silver, shadow, pipeline, names, Progress(dict))
     ledgers, reached = Ledgers(uri), {each.partition_id: each.start for each in ranges}
@@ -141,7 +149,7 @@ def _derive(silver: Silver, shadow: Lake, pipeline: str, tell: Tell) -> Commit:
             tell(f"{mark.range.partition_id}: merged up to {mark.end:,}")
         ranges = [
             each
-            for each in staged_ranges(staging, pipeline, silver.source.topic)
+            for each in staged_ranges(staging, pipeline, *_topics(silver))
             if each.end - reached.get(each.partition_id, each.end) >= _STEP
         ]
     stage.close()

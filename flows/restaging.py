@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from flows.event_batch import POSITION
 from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
@@ -77,6 +78,7 @@ class _Restaging:
         self._old = old if isinstance(old, str) else None
         self._resequenced = self._old != silver.sequence_by
         self._seen: set[str] = set()
+        self._went_in = pl.DataFrame(schema=POSITION)
         self._written: dict[str, list[DataFile]] = {}
 
     def look(self, table: Table) -> None:
@@ -88,7 +90,8 @@ class _Restaging:
         if read_snapshot(self._quarantine):
             quarantine = Table(self._quarantine)
             for file in self._unseen(quarantine):
-                self._look_at_rejects(read_live(quarantine, file))
+                rejects = read_live(quarantine, file)
+                self._look_at_rejects(rejects.join(self._went_in, on=POSITION.names(), how="anti"))
 
     def _unseen(self, table: Table) -> list[DataFile]:
         unseen = [file for file in table.data_files if file.path not in self._seen]
@@ -100,7 +103,10 @@ class _Restaging:
         keys, sequence, found = self._silver.keys, self._silver.sequence_by, Counter[str]()
         examples = []
         for file in files:
-            lacks = lacking(self._rows(table, file), keys, sequence, resequenced=self._resequenced)
+            rows = self._rows(table, file)
+            again = rows.filter(pl.col("_retried").is_not_null(), pl.col("_op") != "quarantined")
+            self._went_in = pl.concat([self._went_in, again.select(POSITION.names())])
+            lacks = lacking(rows, keys, sequence, resequenced=self._resequenced)
             found.update(f"{op}s without {name}" for op, name in lacks.select("_op", "lacks").iter_rows())
             examples += [_place(lacks)] if lacks.height else []
         if found:
@@ -110,7 +116,7 @@ class _Restaging:
             )
 
     def _look_at_rejects(self, rejects: pl.DataFrame) -> None:
-        """Check that none of these records, which are in quarantine, would be an event now."""
+        """Check that none of these records, which are in quarantine and did not go in since, would be an event now."""
         for records in rejects.filter(pl.col("stage") == "decode").iter_slices(_RECORDS):
             events = self._decoder.decode(records["key"].to_list(), records["value"].to_list()).events
             if events.height:

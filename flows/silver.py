@@ -7,12 +7,14 @@ from datetime import timedelta
 import polars as pl
 
 from flows.history import History, checked_history, checked_retention
-from flows.names import checked_name
+from flows.names import checked_name, checked_silver_name
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from flows.ties import Ties, checked_ties
 from operators.avro_reader import Schemas
 from operators.decode import Decoder
+from operators.expect import Expect
+from operators.expectations import Expectations
 from operators.readers import unknown
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
@@ -29,7 +31,8 @@ class Silver:
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
     columns that begin a new row; the others are updated in place. `ties` says what becomes of two events of a key that
-    have one sequence and different rows (`flows.ties`).
+    have one sequence and different rows (`flows.ties`). `expectations` say what a row must meet, and what to do
+    otherwise. They are for records to come: changing them makes no other table, and judges no record again.
     `tombstone_retention` is how long after a delete, by the times of the log, an older event that comes late still
     finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
@@ -51,6 +54,7 @@ class Silver:
     tombstone_retention: timedelta | None = None
     strategy: Strategy = "deletion_vectors"
     ignore_null_updates: Sequence[str] = ()
+    expectations: Sequence[Expect] = ()
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
@@ -67,9 +71,10 @@ class Silver:
         tombstone_retention: timedelta | None = None,
         strategy: Strategy = "deletion_vectors",
         ignore_null_updates: Sequence[str] = (),
+        expectations: Sequence[Expect] = (),
     ) -> None:
         for attribute, value in (
-            ("name", checked_name("Silver", name)),
+            ("name", checked_silver_name(name)),
             ("source", source),
             ("columns", dict(schema)),
             ("keys", _names(keys)),
@@ -80,14 +85,17 @@ class Silver:
             ("tombstone_retention", tombstone_retention),
             ("strategy", strategy),
             ("ignore_null_updates", _names(ignore_null_updates)),
+            ("expectations", tuple(expectations)),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()
+            for each in self.expectations:
+                checked_name("Expectation", each.name)
             checked_ties(ties)
-            checked_history(name, history, self.track, self.schema)
+            checked_history(history, self.track, self.schema)
             checked_retention(history, tombstone_retention)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
@@ -112,6 +120,7 @@ class Silver:
             self.source.format,
             ignore_null_updates=self.ignore_null_updates,
             schemas=schemas,
+            check=Expectations(self.schema, self.expectations).check if self.expectations else None,
         )
 
 

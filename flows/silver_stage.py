@@ -10,6 +10,7 @@ from flows.ambiguous_pairs import AmbiguousPairs
 from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.in_flight import Progress
 from flows.lake import Lake
+from flows.metrics import count_fates
 from flows.row_changes import row_changes
 from flows.silver import Silver
 from flows.silver_state import Plan, SilverState
@@ -118,6 +119,7 @@ class SilverStage:
         ledger = _ledger(fresh, plan.outcome.counts, fates, self._silver.ties)
         result = self._writer.merge(row_changes(plan.changes), Commit(ends, ledger))
         self._state.apply(plan)
+        count_fates(self._silver.name, ledger)
         self._positions |= ends
         self._maintenance.tick()
         return _handover(self._silver.name, plan.changes, result)

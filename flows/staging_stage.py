@@ -1,15 +1,17 @@
 """The stage that makes records durable: quarantine first, then staging, each range once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import polars as pl
 
 from flows.event_batch import Decoding, EventBatch, joined_ranges
 from flows.lake import Lake
+from flows.metrics import count_unmet
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
+from operators.expectations import ExpectationError
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
@@ -49,7 +51,7 @@ class _AppendTable:
         position = self._positions.get(batch.range.partition_id, batch.start)
         return batch.starting_at(max(position, batch.start)) if batch.end > position else None
 
-    def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: dict[str, int]) -> None:
+    def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: Mapping[str, object]) -> None:
         ends = {batch.range.partition_id: batch.end for batch in batches}
         firsts = {
             first_staged(batch.range.partition_id): batch.start for batch in reversed(batches) if self.is_new(batch)
@@ -88,10 +90,12 @@ class StagingStage:
     def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
         fresh = self._staging.fresh(batches)
         covering = [batch for batch in fresh if batch.end > batch.start or self._staging.is_new(batch)]
+        unmet = _unmet(covering)
         self._commit_rejects([batch for batch in covering if batch.rejects.height])
         if covering:
             rows = pl.concat([batch.events for batch in covering])
-            self._staging.append(rows, covering, {"read": rows.height})
+            self._staging.append(rows, covering, {"read": rows.height, **({"unmet": unmet} if unmet else {})})
+            count_unmet(self._silver.name, unmet)
         return fresh
 
     def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
@@ -99,3 +103,16 @@ class StagingStage:
         if unseen:
             rejects = pl.concat([batch.rejects for batch in unseen])
             self._quarantine.append(rejects, unseen, {"read": rejects.height})
+
+
+def _unmet(batches: Sequence[EventBatch]) -> dict[str, int]:
+    """Count how often each expectation was not met. Raises ExpectationError for a record that stops the run."""
+    found = [batch.unmet for batch in batches if batch.unmet.height]
+    if not found:
+        return {}
+    unmet = pl.concat(found)
+    if stops := unmet["stops"].drop_nulls().to_list():
+        raise ExpectationError(
+            f"{stops[0]}. Correct the record where it comes from, or declare what else to do than otherwise='fail'"
+        )
+    return dict(unmet["expectation"].value_counts().sort("expectation").rows())

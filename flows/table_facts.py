@@ -32,7 +32,7 @@ class TableFacts:
     """One table as it is: `totals` add up the counts of the ledgers still in its log, from the last rebuild on.
 
     `positions` are its own. They map a partition to the next offset to read, or for Gold a Silver table to the version
-    shown.
+    shown; `unmet` an expectation to how many records did not meet it. A record that is sent in again is read again.
     """
 
     place: TablePlace
@@ -40,6 +40,7 @@ class TableFacts:
     rows: int
     totals: dict[str, int]
     positions: dict[str, int]
+    unmet: dict[str, int]
 
 
 def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
@@ -75,13 +76,15 @@ def table_facts(place: TablePlace) -> TableFacts | None:
         return None
     rows = int(pl.scan_delta(table).select(pl.len()).collect().item())
     totals: Counter[str] = Counter()
+    unmet: Counter[str] = Counter()
     positions: dict[str, int] = {}
     for entry in reversed(table.history()):
         ledger = json.loads(entry.get(LEDGER, "{}"))
         if ledger.get(REBUILT):
             totals.clear()
         totals.update({name: ledger[name] for name in COUNTS if name in ledger})
+        unmet.update(ledger.get("unmet", {}))
         positions |= {name: end for name, (_, end) in ledger.get("ranges", {}).items()}
         if "silver" in ledger:
             positions[ledger["silver"]] = ledger["version"]
-    return TableFacts(place, table.version(), rows, dict(totals), positions)
+    return TableFacts(place, table.version(), rows, dict(totals), positions, dict(unmet))

@@ -4,7 +4,7 @@ A batch has no meaning: what becomes of a record depends on its own key and valu
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import polars as pl
@@ -19,6 +19,9 @@ from operators.row_events import RowEvents
 from operators.schema import DeclarationError, Schema, did_you_mean
 
 _REJECTS = {"_row": pl.UInt32(), "stage": pl.String(), "reason": pl.String()}
+UNMET = pl.Schema({"_row": pl.UInt32(), "expectation": pl.String(), "stops": pl.String()})
+"""One row for each expectation that a record does not meet; `stops` says so where that stops the run."""
+_NOTHING_UNMET = pl.DataFrame(schema=UNMET)
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class Decoded:
     "truncate"; `_sequence` Int64 is the declared sequence (dates in days, timestamps in microseconds since the epoch),
     all NULL when none is declared; `_unavailable` List(String) names the columns that the event does not carry,
     NULL when it carries all. The declared columns follow with their types; a delete has only its key columns, a
-    truncate none. ``rejects``: `_row`, `stage` ("decode") and `reason` (received, expected), ascending by `_row`.
-    ``dropped``: `_row` of records that rightly carry no event, ascending.
+    truncate none. ``rejects``: `_row`, `stage` ("decode" or "expectation") and `reason` (received, expected), ascending
+    by `_row`. ``dropped``: `_row` of records that rightly carry no event, ascending. ``unmet`` has the columns `UNMET`,
+    ascending by `_row`.
     """
 
     events: pl.DataFrame
     rejects: pl.DataFrame
     dropped: pl.Series
+    unmet: pl.DataFrame = field(default_factory=lambda: _NOTHING_UNMET)
 
 
 class _Events(Protocol):
@@ -50,6 +55,7 @@ class Decoder:
     sequence of deletes: Debezium takes it from `before`, where only REPLICA IDENTITY FULL has its real value.
     A NULL in one of ``ignore_null_updates`` counts as a column that an upsert does not carry. ``schemas`` gives the
     Avro schemas of ids.
+    ``check`` looks at what was decoded and may take events out (`operators.expectations`).
 
     Raises DeclarationError for keys or a sequence that the schema does not have or that cannot serve.
     """
@@ -63,12 +69,13 @@ class Decoder:
         *,
         ignore_null_updates: Sequence[str] = (),
         schemas: Schemas = unknown,
+        check: Callable[[Decoded], Decoded] | None = None,
     ) -> None:
         _check_keys(schema, keys)
         _check_sequence(schema, sequence_by, format)
         _check_ignored(schema, [*keys, sequence_by], ignore_null_updates)
         columns = Columns(schema, tuple(keys), sequence_by)
-        self._columns = columns
+        self._columns, self._check = columns, check
         self._ignored = [name for name in schema if name in ignore_null_updates]
         self._events: _Events
         self._deletes: Callable[[Sequence[bytes | None]], Judged] | None = None  # None: tombstones say nothing new
@@ -96,11 +103,12 @@ class Decoder:
             dropped += tombstones
         rejects = sorted(reject for part in parts for reject in part.rejects)
         events = parts[0].events if len(parts) == 1 else pl.concat([part.events for part in parts]).sort("_row")
-        return Decoded(
+        decoded = Decoded(
             without_null_updates(events, self._ignored),
             pl.DataFrame([(row, "decode", reason) for row, reason in rejects], _REJECTS, orient="row"),
             pl.Series("_row", sorted(dropped), pl.UInt32),
         )
+        return self._check(decoded) if self._check else decoded
 
     def _values(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], *, has_tombstones: bool) -> Judged:
         if not has_tombstones:

@@ -7,9 +7,11 @@ from deltalake import DeltaTable
 
 from storage.errors import HoleError
 from storage.owned_table import read_positions, topic_positions
-from storage.positions import Range
+from storage.positions import Range, partition_id
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
+_RETRY_STEP = 20  # likewise requests, of up to 10,000 records each
+_RETRY = "retry/"
 
 
 def first_staged(partition_id: str) -> str:
@@ -17,9 +19,22 @@ def first_staged(partition_id: str) -> str:
     return f"{partition_id}/first"
 
 
-def staged_ranges(uri: str, pipeline: str, topic: str) -> list[Range]:
-    """Return the range that a staging table holds of each partition of a topic; none where there is no table."""
-    ends = topic_positions(uri, pipeline, topic)
+def retry_partition(silver: str) -> str:
+    """Return the partition id of the records sent in again for a Silver table; no topic has a name with a slash.
+
+    Its offsets are numbers of requests, in the column `_retried` of staging.
+    """
+    return partition_id(retry_topic(silver), 0)
+
+
+def retry_topic(silver: str) -> str:
+    """Return the topic's part of `retry_partition`."""
+    return f"{_RETRY}{silver}"
+
+
+def staged_ranges(uri: str, pipeline: str, *topics: str) -> list[Range]:
+    """Return the range that a staging table holds of each partition of topics; none where there is no table."""
+    ends = {name: end for topic in topics for name, end in topic_positions(uri, pipeline, topic).items()}
     firsts = read_positions(uri, pipeline, map(first_staged, ends))
     return [Range(name, firsts[first_staged(name)], end) for name, end in ends.items()]
 
@@ -28,7 +43,7 @@ def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, 
     """Yield the staged rows of a range as (start, end, rows), at most 200,000 offsets wide, without gaps.
 
     `first` is the offset the table's rows of this partition begin at. Rows are in offset order. Raises HoleError
-    when the range begins before it.
+    when the range begins before it. Of the partition of retries, fewer offsets come at a time.
     """
     if wanted.start < first:
         raise HoleError(
@@ -36,11 +51,16 @@ def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, 
             "table still has to read them. Restore the staging table, or move the tables made from it away"
         )
     topic, _, partition = wanted.partition_id.rpartition("/")
-    staged = pl.scan_delta(DeltaTable(uri)).filter(_topic=topic, _partition=int(partition))
-    for low in range(wanted.start, wanted.end, _STEP):
-        high = min(low + _STEP, wanted.end)
-        rows = staged.filter(pl.col("_offset").is_between(low, high, closed="left")).collect()
-        yield low, high, rows.sort("_offset")
+    staged = pl.scan_delta(DeltaTable(uri))
+    if topic.startswith(_RETRY):
+        column, step = "_retried", _RETRY_STEP
+    else:
+        column, step = "_offset", _STEP
+        staged = staged.filter(pl.col("_retried").is_null(), _topic=topic, _partition=int(partition))
+    for low in range(wanted.start, wanted.end, step):
+        high = min(low + step, wanted.end)
+        rows = staged.filter(pl.col(column).is_between(low, high, closed="left")).collect()
+        yield low, high, rows.sort(column, "_partition", "_offset")
 
 
 def is_below(positions: Mapping[str, int]) -> pl.Expr:

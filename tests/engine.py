@@ -114,7 +114,8 @@ def _lines(path: Path) -> int:
 
 
 def _id(ledger: Mapping[str, Mapping[str, object]], partition: int) -> str:
-    return next((name for name in ledger["ranges"] if name.endswith(f"/{partition}")), "")
+    topics = [name for name in ledger["ranges"] if not name.startswith("retry/")]
+    return next((name for name in topics if name.endswith(f"/{partition}")), "")
 
 
 def _ledgers(table: Path) -> list[dict]:  # type: ignore[type-arg]

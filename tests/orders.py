@@ -1,8 +1,8 @@
 """A small pipeline of orders for tests that run the real engine, and the events it reads.
 
 Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_FORMAT` is "json" (default) or
-"avro", `TEST_MAX_ROWS` how many rows a commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_COUNTED` and
-`TEST_PIPELINE` change the declaration.
+"avro", `TEST_MAX_ROWS` how many rows a commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_COUNTED`,
+`TEST_EXPECT` and `TEST_PIPELINE` change the declaration.
 The lake, the event log and the brokers come from goldwax's own settings.
 """
 
@@ -11,9 +11,10 @@ import os
 import random
 from datetime import UTC, datetime, timedelta  # noqa: F401 - TEST_START uses them
 
+import polars as pl  # noqa: F401 - TEST_EXPECT uses them
 from bytewax.dataflow import Dataflow
 
-from flows import Avro, Count, EventLog, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling
+from flows import Avro, Count, EventLog, Expect, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling  # noqa: F401
 from storage.event_log_writer import NewRecord
 
 PARTITIONS = 3
@@ -35,7 +36,15 @@ def pipeline() -> Pipeline:
     kind = Kafka if os.environ.get("TEST_SOURCE") == "kafka" else EventLog
     source = kind(topic, format=AVRO if os.environ.get("TEST_FORMAT") == "avro" else FORMAT, start=start)
     keys, history = [os.environ.get("TEST_KEYS", "order_id")], os.environ.get("TEST_HISTORY", "scd1")
-    orders = Silver("orders", source=source, schema=SCHEMA, keys=keys, history=history)  # type: ignore[arg-type]
+    expectations = eval(os.environ.get("TEST_EXPECT", "[]"))  # noqa: S307 - our own tests
+    orders = Silver(
+        "orders",
+        source=source,
+        schema=SCHEMA,
+        keys=keys,
+        history=history,  # type: ignore[arg-type]
+        expectations=expectations,
+    )
     hourly = Kpi(
         KPIS[0],
         source=orders,

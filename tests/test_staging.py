@@ -11,7 +11,7 @@ from storage.errors import HoleError
 from storage.maintenance import Maintained, Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Range
-from storage.staging import read_range
+from storage.staging import read_range, retry_partition
 from storage.table import Table
 from tests.keyed_table import Row
 from tests.rooms import declared
@@ -23,6 +23,7 @@ STAGED = pl.Schema(
         "_offset": pl.Int64(),
         "_op": pl.String(),
         "_sequence": pl.Int64(),
+        "_retried": pl.Int64(),
     }
 )
 
@@ -30,7 +31,8 @@ STAGED = pl.Schema(
 def stage(path: Path, *batches: list[Row]) -> str:
     table = OwnedTable(str(path), declared(STAGED))
     for batch in batches:
-        table.append(pl.DataFrame(batch, STAGED, orient="row"), Commit({}))
+        rows = [row if len(row) == len(STAGED) else (*row, None) for row in batch]
+        table.append(pl.DataFrame(rows, STAGED, orient="row"), Commit({}))
     return str(path)
 
 
@@ -62,3 +64,21 @@ def test_a_range_is_read_back_without_gaps_in_order_and_in_bounded_steps(
     assert read(0, 8, 8) == []
     with pytest.raises(HoleError, match="offsets 1 to 2 of desk/0 are missing here"):
         read(0, 1, 8)
+
+
+def test_records_sent_in_again_are_a_range_of_requests_and_not_of_their_topic(tmp_path: Path) -> None:
+    uri = stage(
+        tmp_path / "staging",
+        [("desk", 0, 0, "quarantined", 0), ("desk", 0, 1, "upsert", 1), ("porch", 3, 7, "quarantined", 0)],
+        [("porch", 3, 7, "delete", 7, 1), ("desk", 0, 0, "delete", 0, 0), ("porch", 3, 7, "quarantined", 7, 0)],
+    )
+
+    def read(name: str, start: int, end: int) -> list[Row]:
+        ((_, _, rows),) = read_range(uri, Range(name, start, end), 0)
+        return rows.select("_topic", "_offset", "_op", "_retried").rows()
+
+    again = retry_partition("things")
+    assert again == "retry/things/0"
+    assert read("desk/0", 0, 2) == [("desk", 0, "quarantined", None), ("desk", 1, "upsert", None)]
+    assert read(again, 0, 1) == [("desk", 0, "delete", 0), ("porch", 7, "quarantined", 0)]
+    assert read(again, 1, 2) == [("porch", 7, "delete", 1)]
