@@ -3,6 +3,7 @@
 from flows.kpi import Kpi, OnCommit
 from flows.pipeline import Pipeline
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from flows.sources import EventLog, Kafka
 from operators.formats import Debezium, Json
 from operators.measures import Count, Mean, Sum
@@ -21,6 +22,7 @@ __all__ = [
     "OnCommit",
     "Pipeline",
     "Silver",
+    "Snapshots",
     "Sum",
     "tumbling",
 ]

@@ -19,14 +19,19 @@ from flows.reading import Reading, RecordSource
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.silver_stage import Handover, SilverStage
-from flows.sources import start_position
+from flows.snapshot_source import SnapshotReading, SnapshotSource
+from flows.snapshot_step import PARTITION, snapshot_partition
+from flows.snapshot_taking import Taking
+from flows.snapshots import Snapshots
+from flows.sources import EventLog, Kafka, start_position
 from flows.stage_logic import StageLogic
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
-from storage.errors import HoleError
+from storage.errors import HoleError, TableMismatchError
 from storage.owned_table import read_positions
 from storage.positions import partition_id
-from storage.records import Records, Topic
+from storage.records import Records
+from storage.staging import staged_partitions
 
 _BATCH_RECORDS = 20_000
 _IN_FLIGHT_COMMITS = 2  # how many commits' worth of rows may be between a topic and its Silver table
@@ -59,18 +64,24 @@ def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
 
 
 def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
-    topic, name = silver.source.open(run.settings), silver.name
-    reading = _reading(silver, topic, run)
-    partitions = [partition_id(topic.name, partition) for partition in reading.partitions]
-    at_once = run.batching.at_once()
+    name, at_once = silver.name, run.batching.at_once()
+    readings = _readings(silver, run)
+    partitions = [partition for reading in readings for partition in reading.partition_ids]
     progress = Progress(partial(read_positions, run.lake.silver(name), run.pipeline, partitions))
-    reading.check()
+    for reading in readings:
+        reading.check()
     decode = Decoding(silver.decoder, silver.schema)
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
 
-    records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
-    events = op.map(f"decode_{name}", records, decode)  # EventBatch, or few Records
+    streams: list[Stream[EventBatch | Records]] = []
+    for reading in readings:
+        if isinstance(reading, SnapshotReading):
+            streams.append(op.input(f"snapshots_{name}", flow, SnapshotSource(reading, progress, stopping)))
+        else:
+            records = op.input(f"read_{name}", flow, RecordSource(reading, progress, stopping))  # Records
+            streams.append(op.map(f"decode_{name}", records, decode))
+    events = op.merge(f"events_{name}", *streams) if len(streams) > 1 else streams[0]  # EventBatch, or few Records
     to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch or Records)
     staged = op.stateful_batch(f"stage_{name}", to_stage, lambda _: StageLogic(stage, _rows, run.batching))
     to_merge = op.map(f"to_silver_{name}", staged, lambda keyed: (f"silver/{name}", keyed[1]))  # (table, EventBatch)
@@ -89,25 +100,70 @@ def _keep_gold(kpi: Kpi, changes: Stream[Handover], run: Run) -> None:
     op.output(f"refreshed_{name}", refreshed, Discard())
 
 
-def _reading(silver: Silver, topic: Topic, run: Run) -> Reading:
+def _readings(silver: Silver, run: Run) -> list[Reading | SnapshotReading]:
+    """Say how to read what a table is made from. Raises SourceError, TableMismatchError."""
+    _check_snapshots_declared(silver, run)
+    readings: list[Reading | SnapshotReading] = []
+    if silver.stream:
+        readings.append(_reading(silver, silver.stream, run))
+    if silver.snapshots:
+        readings.append(_snapshot_reading(silver, silver.snapshots, run))
+    return readings
+
+
+def _reading(silver: Silver, stream: Kafka | EventLog, run: Run) -> Reading:
     """Say how to read a topic: from where staging stands, or a new table from the declared start."""
-    staging, merged = run.lake.staging(silver.name), run.lake.silver(silver.name)
+    topic = stream.open(run.settings)
     partitions = topic.partitions()
 
     def position(partition: int) -> int:
-        name = partition_id(topic.name, partition)
-        if (held := read_positions(staging, run.pipeline, [name]).get(name)) is not None:
-            return held
-        if reached := read_positions(merged, run.pipeline, [name]).get(name):
-            raise HoleError(
-                f"{staging}: the table is gone or new, while silver/{silver.name} has read {name} up to {reached}. "
-                "Restore it, or move the Silver and quarantine tables away too: all are then read anew from the topic"
-            )
-        return start_position(topic, partition, silver.source.start)
+        held = _position(silver, partition_id(topic.name, partition), run)
+        return start_position(topic, partition, stream.start) if held is None else held
 
-    max_rows, share = run.batching.max_rows, max(1, len(partitions))
-    limits = Limits(max(1, _IN_FLIGHT_COMMITS * max_rows // share), _IN_FLIGHT_BYTES // share)
-    return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, max_rows), limits)
+    limits = _limits(run, len(partitions))
+    return Reading(topic, partitions, position, run.tail, min(_BATCH_RECORDS, run.batching.max_rows), limits)
+
+
+def _snapshot_reading(silver: Silver, snapshots: Snapshots, run: Run) -> SnapshotReading:
+    """Say how to take snapshots in: after those that staging has."""
+
+    def position() -> int:
+        return _position(silver, snapshot_partition(snapshots.topic), run) or 0
+
+    rows = min(_BATCH_RECORDS, run.batching.max_rows)
+    taking = partial(Taking, silver, snapshots, run.lake)
+    return SnapshotReading(snapshots.topic, taking, position, run.tail, rows, _limits(run, 1))
+
+
+def _check_snapshots_declared(silver: Silver, run: Run) -> None:
+    """Check that the snapshots of which staging has rows still are a source: a lost Silver table needs them again."""
+    staging, declared = run.lake.staging(silver.name), silver.snapshots.topic if silver.snapshots else None
+    for name in staged_partitions(staging, run.pipeline):
+        topic, _, partition = name.rpartition("/")
+        if int(partition) == PARTITION and topic != declared:
+            raise TableMismatchError(
+                f"{staging}: it holds events of snapshots of {topic!r}, and Silver {silver.name!r} declares "
+                f"{'none' if declared is None else repr(declared)}. Declare them as before, or move the staging, "
+                "quarantine and Silver tables away: all are then read anew"
+            )
+
+
+def _position(silver: Silver, name: str, run: Run) -> int | None:
+    """Return where staging stands in a partition, None when it is new to it. Raises HoleError."""
+    staging, merged = run.lake.staging(silver.name), run.lake.silver(silver.name)
+    if (held := read_positions(staging, run.pipeline, [name]).get(name)) is not None:
+        return held
+    if reached := read_positions(merged, run.pipeline, [name]).get(name):
+        raise HoleError(
+            f"{staging}: the table is gone or new, while silver/{silver.name} has read {name} up to {reached}. "
+            "Restore it, or move the Silver and quarantine tables away too: all are then read anew"
+        )
+    return None
+
+
+def _limits(run: Run, partitions: int) -> Limits:
+    share = max(1, partitions)
+    return Limits(max(1, _IN_FLIGHT_COMMITS * run.batching.max_rows // share), _IN_FLIGHT_BYTES // share)
 
 
 def collect_seldom() -> None:

@@ -32,6 +32,11 @@ class Reading:
     batch_records: int
     limits: Limits
 
+    @property
+    def partition_ids(self) -> list[str]:
+        """The partition ids of the topic."""
+        return [partition_id(self.topic.name, partition) for partition in self.partitions]
+
     def check(self) -> None:
         """Find out now what would stop a worker when it opens a partition. Raises SourceError."""
         for partition in self.partitions:
@@ -52,7 +57,7 @@ class RecordSource(FixedPartitionedSource[Records, int]):
 
     def list_parts(self) -> list[str]:
         """Return the partition ids of the topic."""
-        return [partition_id(self._reading.topic.name, partition) for partition in self._reading.partitions]
+        return self._reading.partition_ids
 
     def build_part(self, _step_id: str, for_part: str, _resume_state: int | None) -> "_RecordPartition":
         """Open one partition."""

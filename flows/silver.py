@@ -7,17 +7,21 @@ import polars as pl
 
 from flows.history import History, checked_history
 from flows.names import checked_name
+from flows.settings import Settings
+from flows.snapshots import Snapshots, check_snapshots
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from operators.decode import Decoder
+from operators.formats import Json
 from operators.scd1 import TECHNICAL
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
+from storage.records import Topic
 
 
 @dataclass(frozen=True, eq=False)
 class Silver:
-    """A Silver table: the current row of each business key, merged from one topic of change events.
+    """A Silver table: the current row of each business key, merged from one topic of change events or from snapshots.
 
     `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
     the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
@@ -25,6 +29,9 @@ class Silver:
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
     columns that begin a new row; the others are updated in place.
+    `initial` are full snapshots beside a stream of change events, such as the state it begins with: their rows are
+    events like any other, so it does not matter which comes first. Their sequence is that of `sequence_by` where that
+    is a declared column, else their version, which then says up to which sequence of the stream a snapshot knows.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
 
@@ -32,26 +39,28 @@ class Silver:
     """
 
     name: str
-    source: Kafka | EventLog
+    source: Kafka | EventLog | Snapshots
     columns: Mapping[str, str]
     keys: Sequence[str]
     sequence_by: str | None = None
     history: History = "scd1"
     track: Sequence[str] | None = None
     strategy: Strategy = "deletion_vectors"
+    initial: Snapshots | None = None
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
         self,
         name: str,
         *,
-        source: Kafka | EventLog,
+        source: Kafka | EventLog | Snapshots,
         schema: Mapping[str, str],
         keys: Sequence[str],
         sequence_by: str | None = None,
         history: History = "scd1",
         track: Sequence[str] | None = None,
         strategy: Strategy = "deletion_vectors",
+        initial: Snapshots | None = None,
     ) -> None:
         for attribute, value in (
             ("name", checked_name("Silver", name)),
@@ -62,12 +71,14 @@ class Silver:
             ("history", history),
             ("track", (track,) if isinstance(track, str) else None if track is None else tuple(track)),
             ("strategy", strategy),
+            ("initial", initial),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             self.decoder()
+            check_snapshots(source, initial, sequence_by, self.schema)
             checked_history(name, history, self.track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None
@@ -80,9 +91,27 @@ class Silver:
 
     @property
     def sequence_type(self) -> pl.DataType:
-        """Type of the sequence: that of its column, else a 64-bit integer."""
+        """Type of the sequence: that of its column, or of the versions of snapshots, else a 64-bit integer."""
+        if isinstance(self.source, Snapshots):
+            return self.source.version_type
         return self.schema.get(self.sequence_by or "", pl.Int64())
 
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """The full snapshots it is made from, alone or beside a stream."""
+        return self.source if isinstance(self.source, Snapshots) else self.initial
+
+    @property
+    def stream(self) -> Kafka | EventLog | None:
+        """The topic of change events it is made from, None where that are snapshots alone."""
+        return None if isinstance(self.source, Snapshots) else self.source
+
+    def open_topic(self, settings: Settings) -> Topic:
+        """Return the topic to read. Connects to nothing yet. Raises DeclarationError where there is none."""
+        if self.stream is None:
+            raise DeclarationError(f"Silver {self.name!r}: its source are snapshots; expected a topic")
+        return self.stream.open(settings)
+
     def decoder(self) -> Decoder:
-        """Return a new decoder of this table's records."""
-        return Decoder(self.schema, self.keys, self.sequence_by, self.source.format)
+        """Return a new decoder of this table's records; a source of snapshots has none."""
+        return Decoder(self.schema, self.keys, self.sequence_by, self.stream.format if self.stream else Json())

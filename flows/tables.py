@@ -6,6 +6,7 @@ import pyarrow as pa
 from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from operators.line import EVENT
 from storage.table_declaration import Declaration
 
@@ -44,8 +45,10 @@ def _vectors(table: Silver | Kpi) -> bool:
 
 
 def _definition(silver: Silver) -> str:
+    """Return what the rows depend on; snapshots beside a stream are events like its own, and may be declared later."""
     source = silver.source
-    return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
+    kind = f"snapshots by {source.version_type}" if isinstance(source, Snapshots) else f"{source.format}"
+    return f"topic {source.topic}, {kind}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
 
 
 def _history(silver: Silver) -> str:

@@ -7,13 +7,22 @@ from deltalake import DeltaTable
 
 from storage.errors import HoleError
 from storage.positions import Range
+from storage.table_declaration import read_snapshot
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
+_FIRST = "/first"
 
 
 def first_staged(partition_id: str) -> str:
     """Return the name under which a staging table keeps the offset its rows of a partition begin at."""
-    return f"{partition_id}/first"
+    return f"{partition_id}{_FIRST}"
+
+
+def staged_partitions(uri: str, pipeline: str) -> list[str]:
+    """Return the ids of all partitions that a staging table has rows of, or may have."""
+    snapshot, mine = read_snapshot(uri), f"{pipeline}/"
+    names = [name.removeprefix(mine) for name in snapshot.transactions if name.startswith(mine)] if snapshot else []
+    return sorted(name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST))
 
 
 def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, pl.DataFrame]]:
