@@ -11,6 +11,7 @@ from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.settings import Settings
+from flows.snapshot_step import PARTITION
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
 from operators.schema import DeclarationError
 from storage.errors import StorageError
@@ -94,8 +95,16 @@ def _described(facts: TableFacts) -> str:
     if facts.totals:
         lines.append(", ".join(f"{name} {facts.totals[name]:,}" for name in COUNTS if name in facts.totals))
     if facts.positions:
-        lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
+        lines.append("at " + ", ".join(f"{_input(name)} {end:,}" for name, end in sorted(facts.positions.items())))
+    if facts.taken:
+        lines.append(facts.taken)
     return "\n    ".join(lines)
+
+
+def _input(name: str) -> str:
+    """Return the name of a position as people read it."""
+    topic, _, partition = name.rpartition("/")
+    return f"{topic} (snapshots)" if partition == str(PARTITION) else name
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,8 +77,8 @@ class Silver:
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
-            self.decoder()
             check_snapshots(source, initial, sequence_by, self.schema)
+            self.decoder()
             checked_history(name, history, self.track, self.schema)
         except DeclarationError as error:
             raise DeclarationError(f"Silver {name!r}: {error}") from None

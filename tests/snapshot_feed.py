@@ -66,7 +66,7 @@ class Feed:
         self._silver_stage.advance(opening)
 
     def take(self, batches: int = 10**9, *, merge_last: bool = True) -> None:
-        """Take snapshots in until none is left; or crash after so many batches, of which the last is perhaps not merged."""
+        """Take snapshots in until none is left; or crash after so many batches, the last perhaps only staged."""
         try:
             for number in range(1, batches + 1):
                 batch = self._next()
@@ -122,7 +122,6 @@ def versions(root: Path, *columns: str) -> dict[int, list[Version]]:
     return found
 
 
-def assert_each_offset_once(root: Path) -> None:
-    staged = table(root, "staging/things")
+def assert_each_offset_once(staged: pl.DataFrame) -> None:
     for _, rows in staged.group_by("_topic", "_partition"):
         assert rows["_offset"].sort().to_list() == [*range(rows.height)]
