@@ -45,6 +45,10 @@ class Reading:
             if not first <= position <= end:
                 self.topic.reader(partition, position).close()  # which says what is wrong
 
+    def source(self, progress: Progress, stopping: Stopping) -> "RecordSource":
+        """Return the source that reads so."""
+        return RecordSource(self, progress, stopping)
+
 
 class RecordSource(FixedPartitionedSource[Records, int]):
     """Batches of records; each partition's first batch is empty and says where it starts.

@@ -50,6 +50,10 @@ class SnapshotReading:
         if not self.position():
             self.taking().check()
 
+    def source(self, progress: Progress, stopping: Stopping) -> "SnapshotSource":
+        """Return the source that reads so."""
+        return SnapshotSource(self, progress, stopping)
+
 
 class SnapshotSource(FixedPartitionedSource[Batch, None]):
     """Batches of change events; the first is empty and says where the position is.

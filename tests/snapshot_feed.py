@@ -1,28 +1,38 @@
 """Staging and Silver of one table, fed with full snapshots and perhaps a stream, without the engine; it may crash."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from flows import Silver
+from flows import EventLog, Json, Silver, Snapshots
 from flows.event_batch import Decoding, EventBatch, decode_records
+from flows.history import History
 from flows.in_flight import InFlight, Limits, Progress
 from flows.lake import Lake
 from flows.silver_stage import SilverStage
-from flows.snapshot_source import Batch, SnapshotPartition, SnapshotReading
+from flows.snapshot_source import SnapshotPartition, SnapshotReading
 from flows.snapshot_step import snapshot_partition
 from flows.snapshot_taking import Taking
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
 from storage.owned_table import read_positions
 from storage.records import Records
-from tests.histories import Row, Version
+from tests.histories import Event, Row, Version
 
 PIPELINE = "demo"
-STREAM = "things"
+SCHEMA = {"id": "int64", "kind": "string", "note": "string"}
+TYPES: dict[str, pl.DataType] = {"id": pl.Int64(), "kind": pl.String(), "note": pl.String()}
+STREAM = EventLog("things", format=Json(operation="op"))
+
+A, B, C = ("a", "x"), ("b", "y"), ("c", None)
+
+
 State = Mapping[int, Row]
 """Key to the other values of a snapshot."""
 
@@ -46,11 +56,11 @@ class Feed:
         assert silver.snapshots
         self._silver, lake = silver, Lake(str(root / "lake"))
         name = snapshot_partition(silver.snapshots.topic)
-        partitions = [name, f"{STREAM}/0"]
+        partitions = [name, f"{STREAM.topic}/0"]
         progress = Progress(dict)
         self._staging = StagingStage(silver, lake, PIPELINE, partitions, Decoding(silver.decoder, silver.schema))
         held = read_positions(lake.staging(silver.name), PIPELINE, partitions)
-        self.streamed = held.get(f"{STREAM}/0", 0)
+        self.streamed = held.get(f"{STREAM.topic}/0", 0)
         source = silver.snapshots
         reading = SnapshotReading(
             source.topic,
@@ -69,37 +79,39 @@ class Feed:
         """Take snapshots in until none is left; or crash after so many batches, the last perhaps only staged."""
         try:
             for number in range(1, batches + 1):
-                batch = self._next()
-                if batch is None:
+                batch = self.batches(1)
+                if not batch:
                     return
-                staged = self._staging.advance([batch])
+                staged = self._staging.advance(batch)
                 if number < batches or merge_last:
                     self._silver_stage.advance(staged)
             raise CrashError
         finally:
             self._partition.close()
 
+    def batches(self, count: int, wait: float = 30) -> list[EventBatch]:
+        """Return so many batches of snapshots, or fewer when there are no more or none come for so many seconds."""
+        found: list[EventBatch] = []
+        deadline = time.monotonic() + wait
+        with suppress(StopIteration):
+            while len(found) < count and time.monotonic() < deadline:
+                found += [batch for batch in self._partition.next_batch() if isinstance(batch, EventBatch)]
+                time.sleep(0.001)
+        return found
+
+    def merge(self, batches: Sequence[EventBatch]) -> None:
+        """Take batches through staging and Silver."""
+        self._silver_stage.advance(self._staging.advance(batches))
+
     def stream(self, values: Sequence[bytes]) -> None:
         """Merge the next values of the stream."""
-        self._silver_stage.advance(self._staging.advance([self._of_stream(values)]))
+        self.merge([self._of_stream(values)])
 
     def _of_stream(self, values: Sequence[bytes]) -> EventBatch:
         start, self.streamed = self.streamed, self.streamed + len(values)
         offsets = np.arange(start, self.streamed)
-        records = Records(STREAM, 0, start, self.streamed, offsets, offsets, [None] * len(values), values)
+        records = Records(STREAM.topic, 0, start, self.streamed, offsets, offsets, [None] * len(values), values)
         return decode_records(records, self._silver.decoder(), self._silver.schema)
-
-    def _next(self) -> Batch | None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                batches = self._partition.next_batch()
-            except StopIteration:
-                return None
-            if batches:
-                return batches[0]
-            time.sleep(0.001)
-        raise TimeoutError("no batch came, and no end")
 
 
 def table(root: Path, name: str) -> pl.DataFrame:
@@ -125,3 +137,27 @@ def versions(root: Path, *columns: str) -> dict[int, list[Version]]:
 def assert_each_offset_once(staged: pl.DataFrame) -> None:
     for _, rows in staged.group_by("_topic", "_partition"):
         assert rows["_offset"].sort().to_list() == [*range(rows.height)]
+
+
+def things(root: Path, versions: str | int = "v={integer}.parquet", history: History = "scd1", **more: Any) -> Silver:
+    source = Snapshots(str(root / "exports"), versions=versions)
+    return Silver("things", source=source, schema=SCHEMA, keys=["id"], history=history, **more)
+
+
+def write(root: Path, version: int, state: State) -> None:
+    write_snapshot(root / f"exports/v={version}.parquet", state, TYPES)
+
+
+def value(event: Event, key: int, **more: int) -> bytes:
+    kind, note = event.row or ("", "")
+    return json.dumps({"op": event.op, "id": key, "kind": kind, "note": note, **more}).encode()
+
+
+def take(silver: Silver, root: Path) -> None:
+    Feed(silver, root).take()
+
+
+def quarantined(root: Path) -> list[tuple[str, str]]:
+    rows = table(root, "quarantine/things").sort("_offset").select("value", "reason", "stage").rows()
+    assert all(stage == "snapshot" for _, _, stage in rows)
+    return [(value.decode(), reason) for value, reason, _ in rows]

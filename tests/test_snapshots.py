@@ -1,163 +1,38 @@
-"""Full snapshots as a source, through staging and Silver, with processes that end anywhere and start again."""
+"""Full snapshots as a source, through staging and Silver: one law a test."""
 
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from flows import EventLog, Json, Silver, Snapshots
-from flows.history import History
-from operators.schema import DeclarationError
+from flows import Silver, Snapshots
 from storage.errors import SourceError, TransientError
-from tests.faults import Outcome, fault
-from tests.histories import Event, history
+from tests.faults import fault
+from tests.histories import Event
 from tests.snapshot_feed import (
-    CrashError,
+    SCHEMA,
+    STREAM,
+    TYPES,
+    A,
+    B,
+    C,
     Feed,
     State,
     assert_each_offset_once,
     current,
+    quarantined,
     table,
-    versions,
+    take,
+    things,
+    value,
+    write,
     write_snapshot,
 )
-
-SCHEMA = {"id": "int64", "kind": "string", "note": "string"}
-TYPES: dict[str, pl.DataType] = {"id": pl.Int64(), "kind": pl.String(), "note": pl.String()}
-STREAM = EventLog("things", format=Json(operation="op"))
-
-A, B, C = ("a", "x"), ("b", "y"), ("c", None)
-
-
-def things(root: Path, versions: str | int = "v={integer}.parquet", history: History = "scd1", **more: Any) -> Silver:
-    source = Snapshots(str(root / "exports"), versions=versions)
-    return Silver("things", source=source, schema=SCHEMA, keys=["id"], history=history, **more)
-
-
-def write(root: Path, version: int, state: State) -> None:
-    write_snapshot(root / f"exports/v={version}.parquet", state, TYPES)
-
-
-def events_between(before: State, after: State, version: int) -> Iterator[tuple[int, Event]]:
-    """Yield what makes one snapshot into the next, as dull Python."""
-    for key in sorted({*before, *after}):
-        if key not in after:
-            yield key, Event("delete", version, 0)
-        elif before.get(key) != after[key]:
-            yield key, Event("upsert", version, 0, after[key])
-
-
-_states = st.dictionaries(st.integers(0, 9), st.sampled_from([A, B, C]))
-_crashes = st.none() | st.tuples(st.integers(1, 6), st.booleans())
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.lists(st.tuples(_states, st.booleans(), _crashes), min_size=1, max_size=6), st.sampled_from(["scd1", "scd2"]))
-def test_any_snapshots_and_any_crashes_give_the_newest_snapshot_and_its_history(
-    tmp_path_factory: pytest.TempPathFactory,
-    steps: list[tuple[State, bool, tuple[int, bool] | None]],
-    kind: History,
-) -> None:
-    """A snapshot is older than one that was taken in, or newer; an older one is refused, and said so once."""
-    root = tmp_path_factory.mktemp("snapshots")
-    silver, newest, held = things(root, history=kind), 0, dict[int, Any]()
-    events: dict[int, list[Event]] = {}
-    late: list[int] = []
-    crashed = True
-    for state, is_late, crash in steps:
-        if is_late and not crashed:
-            late.append(newest - 1 - len(late) % 10)
-        else:
-            newest += 100
-            for key, event in events_between(held, state, newest):
-                events.setdefault(key, []).append(event)
-            held = {**state}
-        write(root, late[-1] if is_late and not crashed else newest, state)
-        try:
-            Feed(silver, root).take(*([crash[0]] if crash else []), merge_last=not crash or crash[1])
-            crashed = False
-        except CrashError:
-            crashed = True
-    Feed(silver, root).take()
-    assert_each_offset_once(table(root, "staging/things"))
-    if kind == "scd1":
-        assert current(root, "kind", "note") == held
-    else:
-        made = {key: history(own, 2, [0, 1]) for key, own in events.items()}
-        assert versions(root, "kind", "note") == made
-    refused = [(json.loads(row["headers"]), row["value"]) for row in table(root, "quarantine/things").to_dicts()]
-    names = {f"v={version}.parquet" for version in late}
-    assert sorted(value.decode() for _, value in refused) == sorted(names)
-    assert all(headers == [["snapshot", value.decode()]] for headers, value in refused)
-
-
-def value(event: Event, key: int, **more: int) -> bytes:
-    kind, note = event.row or ("", "")
-    return json.dumps({"op": event.op, "id": key, "kind": kind, "note": note, **more}).encode()
-
-
-_streamed = st.tuples(
-    st.just("stream"), st.integers(0, 4), st.sampled_from(["upsert", "upsert", "delete"]), st.sampled_from([A, B, C])
-)
-_taken = st.tuples(st.just("snapshot"), _states, st.integers(-1, 12), st.none() | st.integers(1, 3))
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.lists(_streamed | _taken, min_size=2, max_size=14), st.sampled_from(["scd1", "scd2"]))
-def test_snapshots_beside_a_stream_in_any_order_are_events_like_any_other(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]], kind: History
-) -> None:
-    """The stream's sequence is its position, and a snapshot says with its version up to which it knows the stream."""
-    root = tmp_path_factory.mktemp("beside")
-    initial = Snapshots(str(root / "exports"), versions="v={integer}.parquet")
-    silver = Silver("things", source=STREAM, initial=initial, schema=SCHEMA, keys=["id"], history=kind)
-    (root / "exports").mkdir()
-    events: dict[int, list[Event]] = {}
-    streamed, newest, held = 0, -1, dict[int, Any]()
-    for step in steps:
-        if step[0] == "stream":
-            _, key, op, row = step
-            event = Event(op, streamed, 1_000 + streamed, row if op == "upsert" else ())
-            Feed(silver, root).stream([value(event, key)])
-            events.setdefault(key, []).append(event)
-            streamed += 1
-            continue
-        _, state, more, crash = step
-        newest = max(newest + 1, more)
-        for key, event in events_between(held, state, newest):
-            events.setdefault(key, []).append(event)
-        held = {**state}
-        write(root, newest, state)
-        with suppress(CrashError):
-            Feed(silver, root).take(*([crash] if crash else []))
-        Feed(silver, root).take()
-    assert_each_offset_once(table(root, "staging/things"))
-    made = {key: found for key, own in events.items() if (found := history(own, 2, [0, 1]))}
-    if kind == "scd2":
-        assert versions(root, "kind", "note") == made
-    else:
-        open_rows = {key: own[-1].row for key, own in made.items() if own[-1].valid_to is None}
-        assert current(root, "kind", "note") == open_rows
-
-
-def take(silver: Silver, root: Path) -> None:
-    Feed(silver, root).take()
-
-
-def quarantined(root: Path) -> list[tuple[str, str]]:
-    rows = table(root, "quarantine/things").sort("_offset").select("value", "reason", "stage").rows()
-    assert all(stage == "snapshot" for _, _, stage in rows)
-    return [(value.decode(), reason) for value, reason, _ in rows]
 
 
 def test_a_row_says_which_snapshot_it_comes_from(tmp_path: Path) -> None:
@@ -263,30 +138,6 @@ def test_a_name_without_a_version_is_passed_over_loudly(tmp_path: Path, caplog: 
     assert "exports/latest.parquet: passed over: its name does not say a version as declared" in caplog.text
 
 
-@pytest.mark.parametrize("outcome", ["lost", "unanswered", "unsure"])
-@pytest.mark.parametrize("broken", ["staging/things", "silver/things", "silver/things__side", "quarantine/things"])
-def test_a_commit_that_raised_changes_no_row(tmp_path: Path, broken: str, outcome: Outcome) -> None:
-    silver = things(tmp_path, history="scd2", track=["kind"])
-    states: list[State] = [{1: A, 2: A, 3: A, 4: A}, {1: B, 2: ("a", "z"), 4: A}, {1: B, 3: C}, {1: A, 2: C}]
-    for version, state in enumerate(states):
-        write(tmp_path, version, state)
-        if not version:
-            take(silver, tmp_path)
-            continue
-        pl.DataFrame({"id": [1]}).write_parquet(tmp_path / "exports/v=99.parquet")
-        with suppress(TransientError), fault(outcome, tmp_path / "lake" / broken, times=1 + version % 2):
-            take(silver, tmp_path)
-        (tmp_path / "exports/v=99.parquet").unlink()
-    take(silver, tmp_path)
-    events: dict[int, list[Event]] = {}
-    for version, (before, after) in enumerate(zip([{}, *states], states, strict=False)):
-        for key, event in events_between(before, after, version):
-            events.setdefault(key, []).append(event)
-    assert versions(tmp_path, "kind", "note") == {key: history(own, 2, [0]) for key, own in events.items()}
-    assert_each_offset_once(table(tmp_path, "staging/things"))
-    assert [value for value, _ in quarantined(tmp_path)] == ["v=99.parquet"]
-
-
 def test_lost_tables_come_back_from_staging_though_the_files_are_gone(tmp_path: Path) -> None:
     write(tmp_path, 1, {1: A, 2: A})
     write(tmp_path, 2, {1: B})
@@ -325,6 +176,34 @@ def test_one_snapshot_alone_may_go_when_it_was_taken_in(tmp_path: Path, caplog: 
     shutil.rmtree(tmp_path / "exports")
     take(silver, tmp_path)
     assert current(tmp_path, "kind", "note") == {1: B, 2: A}
+
+
+@pytest.mark.parametrize("stream_first", [True, False])
+def test_at_one_sequence_the_stream_wins_whichever_came_first(tmp_path: Path, stream_first: bool) -> None:  # noqa: FBT001
+    """Both events have sequence 0 and offset 0."""
+    initial = Snapshots(str(tmp_path / "exports"), versions="v={integer}.parquet")
+    silver = Silver("things", source=STREAM, initial=initial, schema=SCHEMA, keys=["id"])
+    write(tmp_path, 0, {1: A})
+    for is_stream in (stream_first, not stream_first):
+        feed = Feed(silver, tmp_path)
+        if is_stream:
+            feed.stream([value(Event("upsert", 0, 0, B), 1)])
+        else:
+            feed.take()
+    assert current(tmp_path, "kind", "note") == {1: B}
+
+
+def test_a_snapshot_is_compared_when_the_one_before_it_is_merged(tmp_path: Path) -> None:
+    """Earlier, it would be compared with a part of it."""
+    write(tmp_path, 1, {1: A, 2: A})
+    write(tmp_path, 2, {2: A})
+    feed = Feed(things(tmp_path), tmp_path, rows=100)
+    first = feed.batches(2)
+    assert [batch.range.end for batch in first] == [2, 3]
+    assert feed.batches(1, wait=0.5) == []
+    feed.merge(first)
+    (deletes,) = feed.batches(1)
+    assert deletes.events["_op"].to_list() == ["delete"]
 
 
 def test_rows_with_a_sequence_of_their_own_keep_it_and_a_delete_takes_only_the_row_it_knows(tmp_path: Path) -> None:
@@ -398,40 +277,3 @@ def test_a_delta_table_of_which_every_version_that_changes_rows_is_a_snapshot(tm
     overwrite({1: B})
     with pytest.raises(SourceError, match="the table is at version 0, expected at least 3"):
         take(silver, tmp_path)
-
-
-SOURCE = Snapshots("exports")
-BY_LSN = Snapshots("exports", versions="lsn={integer}")
-
-
-@pytest.mark.parametrize(
-    ("declared", "message"),
-    [
-        ({"source": SOURCE, "initial": BY_LSN}, "initial is for a source of change events"),
-        ({"source": SOURCE, "sequence_by": "note"}, "sequence_by='note': the sequence of snapshots is their version"),
-        (
-            {"initial": SOURCE},
-            "its versions cannot be compared with the sequence of the stream, the position. Expected",
-        ),
-        ({"initial": Snapshots("exports", versions="delta")}, "its versions cannot be compared"),
-        ({"initial": Snapshots("exports", versions="{date}")}, "its versions cannot be compared"),
-    ],
-)
-def test_a_declaration_that_cannot_be_is_refused(declared: dict[str, Any], message: str) -> None:
-    whole = {"source": STREAM, "schema": SCHEMA, "keys": ["id"], **declared}
-    with pytest.raises(DeclarationError, match=message):
-        Silver("things", **whole)
-
-
-def test_snapshots_that_cannot_be_are_refused() -> None:
-    with pytest.raises(DeclarationError, match="expected a path that ends with a name"):
-        Snapshots("/")
-    with pytest.raises(DeclarationError, match="expected a pattern of names with one of"):
-        Snapshots("exports", versions="newest")
-    with pytest.raises(DeclarationError, match="versions of a Delta table are always whole"):
-        Snapshots("exports", versions="delta", marker=None)
-
-
-def test_versions_that_are_comparable_are_taken_beside_a_stream() -> None:
-    for initial, sequence_by in ((BY_LSN, None), (Snapshots("exports", versions=0), None), (SOURCE, "id")):
-        Silver("things", source=STREAM, initial=initial, schema=SCHEMA, keys=["id"], sequence_by=sequence_by)
