@@ -108,6 +108,8 @@ def test_a_snapshot_with_other_columns_is_refused_as_a_whole_and_the_next_one_ta
     pl.DataFrame({"id": [1], "kind": [5]}).write_parquet(tmp_path / "exports/v=2.parquet")
     write(tmp_path, 3, {2: B})
     take(things(tmp_path, history="scd2"), tmp_path)
+    staged = table(tmp_path, "staging/things")
+    assert staged.filter(_sequence=2)["_op"].to_list() == ["quarantined"]
     problems = "column 'kind' is Int64, expected String; column 'note' is missing; found id, kind"
     assert quarantined(tmp_path) == [("v=2.parquet", f"{problems}. Write it anew, as a later version")]
     rows = table(tmp_path, "silver/things").sort("id", "valid_from").select("id", "valid_from", "valid_to").rows()
