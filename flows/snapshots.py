@@ -64,8 +64,8 @@ class Snapshots:
         if self.versions == "delta":
             return DeltaSnapshots(self.path)
         if isinstance(self.versions, int):
-            place, _, name = self.path.rstrip("/").rpartition("/")
-            return ParquetSnapshots(place or ".", _only(name, self.versions), self.marker)
+            place = self.path.rstrip("/").removesuffix(self.topic)
+            return ParquetSnapshots(place or ".", _only(self.topic, self.versions), self.marker)
         version_of = _by_arrival if self.versions == "arrival" else _by_name(self.path, self._names())
         return ParquetSnapshots(self.path, version_of, self.marker)
 

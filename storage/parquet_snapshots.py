@@ -40,7 +40,7 @@ class ParquetSnapshots:
     """
 
     def __init__(self, place: str, version_of: Callable[[str, Modified], int | None], marker: str | None) -> None:
-        self._place, self._version_of, self._marker = place.rstrip("/"), version_of, marker
+        self._place, self._version_of, self._marker = place.rstrip("/") or "/", version_of, marker
         self._completed: dict[str, int] = {}  # directories do not change any more, and looking into each takes time
 
     def complete(self, done: Collection[int]) -> list[FullSnapshot]:
