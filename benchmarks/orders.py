@@ -66,7 +66,7 @@ def decode_only() -> Dataflow:
     """Consume and decode, and nothing else: what a pipeline could reach at the most."""
     collect_seldom()
     silver = pipeline().silvers[0]
-    topic = silver.source.open(Settings.from_environment())
+    topic = silver.open_topic(Settings.from_environment())
     unlimited = Limits(2**62, 2**62)
     reading = Reading(topic, topic.partitions(), lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")

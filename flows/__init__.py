@@ -3,6 +3,7 @@
 from flows.kpi import Kpi, OnCommit
 from flows.pipeline import Pipeline
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from flows.sources import EventLog, Kafka
 from operators.expect import Expect
 from operators.formats import Avro, Custom, Debezium, Json, JsonSchema
@@ -26,6 +27,7 @@ __all__ = [
     "OnCommit",
     "Pipeline",
     "Silver",
+    "Snapshots",
     "Sum",
     "tumbling",
 ]

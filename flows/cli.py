@@ -16,6 +16,7 @@ from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.settings import Settings
 from flows.silver import Silver
+from flows.snapshot_step import PARTITION
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
 from operators.schema import DeclarationError, did_you_mean
 from storage.errors import StorageError
@@ -152,8 +153,16 @@ def _described(facts: TableFacts) -> str:
     if facts.unmet:
         lines.append("not met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(facts.unmet.items())))
     if facts.positions:
-        lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
+        lines.append("at " + ", ".join(f"{_input(name)} {end:,}" for name, end in sorted(facts.positions.items())))
+    if facts.taken:
+        lines.append(facts.taken)
     return "\n    ".join(lines)
+
+
+def _input(name: str) -> str:
+    """Return the name of a position as people read it."""
+    topic, _, partition = name.rpartition("/")
+    return f"{topic} (snapshots)" if partition == str(PARTITION) else name
 
 
 def _parser() -> argparse.ArgumentParser:

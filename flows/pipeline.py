@@ -8,10 +8,11 @@ from datetime import timedelta
 from bytewax.dataflow import Dataflow
 
 from flows.batching import Batching
-from flows.dataflow import Run, build
+from flows.dataflow import build
 from flows.kpi import Kpi
 from flows.lake import Lake
 from flows.names import checked_name
+from flows.run import Run
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.tables import ambiguous_table, gold_table, quarantine_table, side_table, silver_table, staging_table

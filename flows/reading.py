@@ -34,6 +34,11 @@ class Reading:
     limits: Limits
     silent: bool = False
 
+    @property
+    def partition_ids(self) -> list[str]:
+        """The partition ids of the topic."""
+        return [partition_id(self.topic.name, partition) for partition in self.partitions]
+
     def check(self) -> None:
         """Find out now what would stop a worker when it opens a partition. Raises SourceError."""
         for partition in self.partitions:
@@ -55,11 +60,7 @@ class RecordSource(FixedPartitionedSource[Records, int]):
 
     def list_parts(self) -> list[str]:
         """Return the partition ids of all that is read."""
-        return [
-            partition_id(name, partition)
-            for name, reading in self._readings.items()
-            for partition in reading.partitions
-        ]
+        return [partition for reading in self._readings.values() for partition in reading.partition_ids]
 
     def build_part(self, _step_id: str, for_part: str, _resume_state: int | None) -> "_RecordPartition":
         """Open one partition."""

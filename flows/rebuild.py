@@ -112,9 +112,10 @@ def _check(silver: Silver, lake: Lake, pipeline: str) -> bool:
     return True
 
 
-def _topics(silver: Silver) -> tuple[str, str]:
-    """Return what staging was read from: the topic, and the records that were sent in again."""
-    return silver.source.topic, retry_topic(silver.name)
+def _topics(silver: Silver) -> list[str]:
+    """Return what staging was read from: topic and snapshots, and the records that were sent in again."""
+    initial = [silver.initial.topic] if silver.initial else []
+    return [silver.source.topic, *initial, retry_topic(silver.name)]
 
 
 def _clear(silver: Silver, lake: Lake, pipeline: str, *, is_there: bool) -> None:

@@ -8,6 +8,8 @@ import polars as pl
 
 from flows.history import History, checked_history, checked_retention
 from flows.names import checked_name, checked_silver_name
+from flows.settings import Settings
+from flows.snapshots import Snapshots, check_snapshots
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy, checked_strategy
 from flows.ties import Ties, checked_ties
@@ -15,15 +17,17 @@ from operators.avro_reader import Schemas
 from operators.decode import Decoder
 from operators.expect import Expect
 from operators.expectations import Expectations
+from operators.formats import Json
 from operators.readers import unknown
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
 from operators.technical import technical
+from storage.records import Topic
 
 
 @dataclass(frozen=True, eq=False)
 class Silver:
-    """A Silver table: the current row of each business key, merged from one topic of change events.
+    """A Silver table: the current row of each business key, merged from one topic of change events or from snapshots.
 
     `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
     the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
@@ -35,6 +39,9 @@ class Silver:
     otherwise. They are for records to come: changing them makes no other table, and judges no record again.
     `tombstone_retention` is how long after a delete, by the times of the log, an older event that comes late still
     finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
+    `initial` are full snapshots beside a stream of change events, such as the state it begins with: their rows are
+    events like any other, so it does not matter which comes first. Their sequence is that of `sequence_by` where that
+    is a declared column, else their version, which then says up to which sequence of the stream a snapshot knows.
     `strategy` "rewrite" is for tables whose readers know no deletion vectors: every merge writes the data files that it
     touches anew. A table that once had vectors keeps asking its readers to know them.
     `ignore_null_updates` names columns in which a NULL changes nothing: the key keeps the value that it has, as if the
@@ -44,7 +51,7 @@ class Silver:
     """
 
     name: str
-    source: Kafka | EventLog
+    source: Kafka | EventLog | Snapshots
     columns: Mapping[str, str]
     keys: Sequence[str]
     sequence_by: str | None = None
@@ -55,13 +62,14 @@ class Silver:
     strategy: Strategy = "deletion_vectors"
     ignore_null_updates: Sequence[str] = ()
     expectations: Sequence[Expect] = ()
+    initial: Snapshots | None = None
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
         self,
         name: str,
         *,
-        source: Kafka | EventLog,
+        source: Kafka | EventLog | Snapshots,
         schema: Mapping[str, str],
         keys: Sequence[str],
         sequence_by: str | None = None,
@@ -72,6 +80,7 @@ class Silver:
         strategy: Strategy = "deletion_vectors",
         ignore_null_updates: Sequence[str] = (),
         expectations: Sequence[Expect] = (),
+        initial: Snapshots | None = None,
     ) -> None:
         for attribute, value in (
             ("name", checked_silver_name(name)),
@@ -86,11 +95,13 @@ class Silver:
             ("strategy", strategy),
             ("ignore_null_updates", _names(ignore_null_updates)),
             ("expectations", tuple(expectations)),
+            ("initial", initial),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
+            check_snapshots(source, initial, sequence_by, self.schema)
             self.decoder()
             for each in self.expectations:
                 checked_name("Expectation", each.name)
@@ -108,16 +119,37 @@ class Silver:
 
     @property
     def sequence_type(self) -> pl.DataType:
-        """Type of the sequence: that of its column, else a 64-bit integer."""
+        """Type of the sequence: that of its column, or of the versions of snapshots, else a 64-bit integer."""
+        if isinstance(self.source, Snapshots):
+            return self.source.version_type
         return self.schema.get(self.sequence_by or "", pl.Int64())
 
+    @property
+    def snapshots(self) -> Snapshots | None:
+        """The full snapshots it is made from, alone or beside a stream."""
+        return self.source if isinstance(self.source, Snapshots) else self.initial
+
+    @property
+    def stream(self) -> Kafka | EventLog | None:
+        """The topic of change events it is made from, None where that are snapshots alone."""
+        return None if isinstance(self.source, Snapshots) else self.source
+
+    def open_topic(self, settings: Settings) -> Topic:
+        """Return the topic to read. Connects to nothing yet. Raises DeclarationError where there is none."""
+        if self.stream is None:
+            raise DeclarationError(f"Silver {self.name!r}: its source are snapshots; expected a topic")
+        return self.stream.open(settings)
+
     def decoder(self, schemas: Schemas = unknown) -> Decoder:
-        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids."""
+        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids.
+
+        A source of snapshots has no records.
+        """
         return Decoder(
             self.schema,
             self.keys,
             self.sequence_by,
-            self.source.format,
+            self.stream.format if self.stream else Json(),
             ignore_null_updates=self.ignore_null_updates,
             schemas=schemas,
             check=Expectations(self.schema, self.expectations).check if self.expectations else None,

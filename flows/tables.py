@@ -8,6 +8,7 @@ import pyarrow as pa
 from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from operators.line import EVENT
 from operators.outcomes import pair_schema
 from operators.technical import technical
@@ -64,10 +65,16 @@ def _merged(silver: Silver, pipeline: str, schema: pl.Schema) -> Declaration:
 
 
 def _definition(silver: Silver) -> str:
+    """Return what the rows depend on; snapshots beside a stream are events like its own, and may be declared later."""
     source = silver.source
     ignored = f", ignore_null_updates {sorted(silver.ignore_null_updates)}" if silver.ignore_null_updates else ""
     keys, sequence = list(silver.keys), silver.sequence_by
-    return f"topic {source.topic}, {source.format}, keys {keys}, sequence_by {sequence}{ignored}"
+    return f"topic {source.topic}, {_kind(silver)}, keys {keys}, sequence_by {sequence}{ignored}"
+
+
+def _kind(silver: Silver) -> str:
+    source = silver.source
+    return f"snapshots by {source.version_type}" if isinstance(source, Snapshots) else f"{source.format}"
 
 
 def _history(silver: Silver) -> str:
@@ -81,7 +88,7 @@ def _staged_terms(silver: Silver) -> Terms:
     ignored = {"ignore_null_updates": sorted(silver.ignore_null_updates)} if silver.ignore_null_updates else {}
     return {
         "topic": source.topic,
-        "format": str(source.format),
+        "format": _kind(silver),
         "keys": silver.keys,
         "sequence_by": silver.sequence_by,
         **ignored,

@@ -2,7 +2,8 @@
 
 StorageError
 ├── TransientError          try again, after reading back where the table stands
-│   └── CommitRaceError       someone else committed first, or the outcome is unknown
+│   ├── CommitRaceError       someone else committed first, or the outcome is unknown
+│   └── UnreadableSnapshotError a full snapshot is not whole, or not yet: look again later
 └── TerminalError           stop; a person must act first
     ├── SourceError           the record log cannot be read
     │   ├── UnknownTopicError
@@ -29,6 +30,10 @@ class TransientError(StorageError):
 
 class CommitRaceError(TransientError):
     """Another commit came first, or the outcome of ours is unknown."""
+
+
+class UnreadableSnapshotError(TransientError):
+    """A full snapshot of a source is not whole, or not yet; look for it again later."""
 
 
 class TerminalError(StorageError):

@@ -162,7 +162,7 @@ def topic_positions(uri: str, pipeline: str, topic: str) -> dict[str, int]:
     held = snapshot.transactions if snapshot else {}
     prefix = f"{pipeline}/{topic}/"
     partitions = sorted(
-        int(name.removeprefix(prefix)) for name in held if re.fullmatch(re.escape(prefix) + r"\d+", name)
+        int(name.removeprefix(prefix)) for name in held if re.fullmatch(re.escape(prefix) + r"-?\d+", name)
     )
     return {partition_id(topic, partition): held[f"{prefix}{partition}"] for partition in partitions}
 

@@ -8,15 +8,24 @@ from deltalake import DeltaTable
 from storage.errors import HoleError
 from storage.owned_table import read_positions, topic_positions
 from storage.positions import Range, partition_id
+from storage.table_declaration import read_snapshot
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
 _RETRY_STEP = 20  # likewise requests, of up to 10,000 records each
 _RETRY = "retry/"
+_FIRST = "/first"
 
 
 def first_staged(partition_id: str) -> str:
     """Return the name under which a staging table keeps the offset its rows of a partition begin at."""
-    return f"{partition_id}/first"
+    return f"{partition_id}{_FIRST}"
+
+
+def staged_partitions(uri: str, pipeline: str) -> list[str]:
+    """Return the ids of all partitions that a staging table has rows of, or may have."""
+    snapshot, mine = read_snapshot(uri), f"{pipeline}/"
+    names = [name.removeprefix(mine) for name in snapshot.transactions if name.startswith(mine)] if snapshot else []
+    return sorted(name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST))
 
 
 def retry_partition(silver: str) -> str:

@@ -163,5 +163,5 @@ def test_the_environment_says_where_the_registry_is_and_its_login_shows_nowhere(
     found = {"GOLDWAX_REGISTRY_URL": "https://registry:8081/", "GOLDWAX_REGISTRY_USERNAME": "ada"}
     settings = Settings.from_environment(found | {"GOLDWAX_REGISTRY_PASSWORD": "s3cret"})
     assert "s3cret" not in repr(settings)
-    bound = schemas_of(ORDERS.source.format, settings).__self__  # type: ignore[attr-defined]
+    bound = schemas_of(ORDERS.stream.format, settings).__self__  # type: ignore[attr-defined, union-attr]
     assert repr(bound._settings) == "RegistrySettings('https://registry:8081', username='ada', password='***')"

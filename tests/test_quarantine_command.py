@@ -160,7 +160,7 @@ def test_a_record_is_shown_as_it_came(goldwax: Command, tmp_path: Path) -> None:
     unmet = "expectation {!r}: received {}, expected it to be met"
     light = unmet.format("light", "weight=50.0")
     assert shown[5:] == [
-        "    first read: expectation: " + "; ".join((unmet.format("has_country", "country=NULL"), light)),
+        "    first read: expectation: " + "; ".join((unmet.format("has_country", "country=not sent"), light)),
         f"    request 0: expectation: {light}",
     ]
     again = goldwax("quarantine", "show", "a_shop", "orders", "orders/0/0").splitlines()

@@ -14,9 +14,9 @@ from polars.testing import assert_frame_equal
 
 from flows import Count, EventLog, Json, Kpi, Pipeline, Silver
 from flows.batching import Batching
-from flows.dataflow import Run
 from flows.lake import Lake
 from flows.rebuild import Rebuilt, rebuild
+from flows.run import Run
 from flows.settings import Settings
 from flows.table_facts import TablePlace, table_facts, table_places
 from storage.errors import TableMismatchError
