@@ -34,9 +34,10 @@ class Silver:
     timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
-    columns that begin a new row; the others are updated in place. `ties` says what becomes of two events of a key that
-    have one sequence and different rows (`flows.ties`). `expectations` say what a row must meet, and what to do
-    otherwise. They are for records to come: changing them makes no other table, and judges no record again.
+    columns that begin a new row, all but the sequence where it is None; the others are updated in place. `ties` says
+    what becomes of two events of a key that have one sequence and different rows (`flows.ties`). `expectations` say
+    what a row must meet, and what to do otherwise. They are for records to come: changing them makes no other table,
+    and judges no record again.
     `tombstone_retention` is how long after a delete, by the times of the log, an older event that comes late still
     finds it; None is for ever. What is past it is forgotten at the next start. A history keeps its deletes.
     `initial` are full snapshots beside a stream of change events, such as the state it begins with: their rows are
@@ -139,6 +140,11 @@ class Silver:
         if self.stream is None:
             raise DeclarationError(f"Silver {self.name!r}: its source are snapshots; expected a topic")
         return self.stream.open(settings)
+
+    @property
+    def tracked(self) -> Sequence[str]:
+        """The columns that begin a new row of a history: those of `track`, or all but the sequence."""
+        return [name for name in self.schema if name != self.sequence_by] if self.track is None else self.track
 
     def decoder(self, schemas: Schemas = unknown) -> Decoder:
         """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids.

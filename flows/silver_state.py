@@ -130,7 +130,7 @@ def _detection(silver: Silver, held: RowLocator, remembered: RowLocator) -> Chan
     schema, order = pl.Schema(silver.schema), Order(silver.sequence_type, first_stands=silver.ties == "quarantine")
     if silver.history == "scd1":
         return Scd1(schema, silver.keys, held, remembered, order)
-    return Scd2(schema, silver.keys, held, remembered, order, tracked=silver.track)
+    return Scd2(schema, silver.keys, held, remembered, order, tracked=silver.tracked)
 
 
 def _expiry(uri: str, retention: timedelta | None) -> pl.Expr:

@@ -9,6 +9,7 @@ Source: Delta protocol, "Change Metadata", "Protocol Evolution".
 """
 
 import hashlib
+import re
 import tempfile
 import time
 import uuid
@@ -29,6 +30,9 @@ from storage.snapshot import Snapshot
 from storage.table_evolution import evolution
 
 _MOVE_AWAY = "Declare it as it was, or move this table and those made from it away; they are made anew"
+_READABLE = re.compile(r"[A-Za-z0-9/._~+@=,-]*")
+"""Paths whose percent-encoded form, which is what readers look for, is the path itself."""
+
 _FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 
 
@@ -165,6 +169,11 @@ def check_writable(uri: str) -> None:
     """Make a local directory and write to it once. Raises UnwritableError."""
     if not is_local(uri):
         return  # an object store says so at the first write
+    if not _READABLE.fullmatch(str(Path(uri).resolve())):
+        raise UnwritableError(
+            f"{Path(uri).resolve()}: polars and deltalake cannot read tables at such a path; expected one of ASCII "
+            "letters, digits and /._-~+@=, alone. Set GOLDWAX_LAKE, or the pipeline's `lake`, to another"
+        )
     try:
         Path(uri).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=uri):  # a name of its own: the processes of a cluster look at the same time

@@ -8,7 +8,7 @@ import pytest
 
 from storage.errors import TableMismatchError, UnwritableError
 from storage.owned_table import Commit, OwnedTable
-from storage.table_declaration import check_table
+from storage.table_declaration import check_table, check_writable
 from tests.rooms import ADA, ROOMS, declared, held, open_rooms, rooms
 
 
@@ -68,6 +68,13 @@ def test_a_lake_that_cannot_be_written_says_so_before_anything_starts(tmp_path: 
         OwnedTable(lake, declared(ROOMS))
     with pytest.raises(UnwritableError, match=r"cannot write here .*Set GOLDWAX_LAKE"):
         check_table(lake, declared(ROOMS))
+
+
+@pytest.mark.parametrize("name", ["my lake", "Zürich", "50%"])
+def test_a_path_that_readers_cannot_find_again_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnwritableError, match=f"{name}: polars and deltalake cannot read tables at such a path"):
+        check_writable(str(tmp_path / name))
+    assert not (tmp_path / name).exists()
 
 
 def test_the_processes_of_a_cluster_may_look_at_the_same_time(tmp_path: Path) -> None:
