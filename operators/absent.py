@@ -18,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.arrow_arrays import arrow_int64
 from operators.avro_datums import Flags, Ints
 from operators.eager import listed
 from operators.json_batch import Documents
@@ -71,11 +72,11 @@ class _Search:
         quoted = f'"{name}"'.encode()
         if not self._unicode and quoted not in self._documents.lines:
             return np.ones(len(rows), bool)
-        texts = self._arrow().take(pa.array(rows))
+        texts = self._arrow().take(arrow_int64(rows))
         lacking: Flags = ~_matches(texts, rf'(?s)^\{{{_contents(_DEPTH)}"{name}"\s*:')
         unsure = _matches(texts, _SPELLED if name.isascii() else r"\\u") if self._unicode else np.zeros(len(rows), bool)
         named = np.flatnonzero(lacking & _flags(pc.match_substring(texts, quoted)))
-        unsure[named] |= ~_matches(texts.take(pa.array(named)), _SHALLOW)
+        unsure[named] |= ~_matches(texts.take(arrow_int64(named)), _SHALLOW)
         lacking[unsure] = self._read(name, rows[unsure])
         return lacking
 

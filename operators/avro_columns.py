@@ -24,6 +24,7 @@ import polars as pl
 import pyarrow as pa
 
 from operators import refusals
+from operators.arrow_arrays import arrow_int64
 from operators.avro_datums import Flags, Ints
 from operators.avro_schema import Node
 from operators.avro_walk import Piece, Texts
@@ -132,7 +133,7 @@ class Column:
         damaged = texts.is_null().to_numpy() & lists.present
         ends = np.cumsum(lists.counts)
         items = pl.select(pl.when(pl.Series(lists.present)).then(texts)).to_series()
-        offsets = pa.array(np.concatenate([[0], ends]), pa.int64())
+        offsets = arrow_int64(np.concatenate([[0], ends]))
         found = self._by_wire(series_of(pa.LargeListArray.from_arrays(offsets, items.to_arrow())))
         bad = np.zeros(len(ends), bool)
         bad[np.searchsorted(ends, np.flatnonzero(damaged), side="right")] = True
@@ -200,7 +201,7 @@ def _binary(stretches: tuple[Ints, Ints], data: bytes) -> pl.Series:
     offsets = np.empty(2 * len(start) + 1, np.int64)
     offsets[0:-1:2], offsets[1::2], offsets[-1] = start, end, end[-1] if len(end) else 0
     both = pa.Array.from_buffers(pa.large_binary(), 2 * len(start), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
-    return series_of(both.take(pa.array(np.arange(0, 2 * len(start), 2))))
+    return series_of(both.take(arrow_int64(np.arange(0, 2 * len(start), 2))))
 
 
 def binary(piece: Piece, data: bytes) -> pl.Series:

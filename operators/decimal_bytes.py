@@ -8,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from operators.arrow_arrays import arrow_flags
 from operators.decimal_text import exactly
 
 _WIDTH = 16
@@ -35,7 +36,7 @@ def unscaled(data: pl.Series, precision: int) -> tuple[Words, Mask]:
 
 def to_decimals(words: Words, null: Mask, precision: int, scale: int) -> pa.Array:
     """Return 128-bit integers as decimals of this precision and scale, NULL where `null`."""
-    valid = pa.array(~null).buffers()[1]
+    valid = arrow_flags(~null).buffers()[1]
     return pa.Array.from_buffers(
         pa.decimal128(precision, scale), len(words), [valid, pa.py_buffer(np.ascontiguousarray(words))]
     )

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from operators.arrow_arrays import arrow_flags, arrow_int64
+
 
 def constant(name: str, value: object, dtype: pl.DataType, height: int) -> pl.Series:
     """Return a column of `height` times the same value.
@@ -35,7 +37,7 @@ def listed(name: str, masks: Mapping[str, npt.NDArray[np.bool_]], height: int) -
     flags = np.array([*masks.values()], bool).reshape(len(masks), height).T
     if not flags.any():
         return constant(name, None, pl.List(pl.String()), height)
-    names = pa.array([*masks], pa.large_string()).take(pa.array(np.nonzero(flags)[1]))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(flags.sum(axis=1))]), pa.int64())
-    lists = pa.LargeListArray.from_arrays(offsets, names, mask=pa.array(~flags.any(axis=1)))
+    names = pa.array([*masks], pa.large_string()).take(arrow_int64(np.nonzero(flags)[1]))
+    offsets = arrow_int64(np.concatenate([[0], np.cumsum(flags.sum(axis=1))]))
+    lists = pa.LargeListArray.from_arrays(offsets, names, mask=arrow_flags(np.asarray(~flags.any(axis=1))))
     return pl.Series(name, pl.from_arrow(lists))

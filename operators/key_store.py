@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.arrow_arrays import arrow_int64
 from operators.growing import grown
 from operators.held_rows import Flags
 
@@ -85,7 +86,7 @@ class _Stored:
         for run in self._runs:
             rows = np.flatnonzero((slots >= start) & (slots < start + len(run)))
             if rows.size:
-                same[rows] = _equal(run.take(pa.array(slots[rows] - start)), theirs.take(pa.array(rows)))
+                same[rows] = _equal(run.take(arrow_int64(slots[rows] - start)), theirs.take(arrow_int64(rows)))
             start += len(run)
         return same
 
@@ -96,9 +97,12 @@ def _array(values: pl.Series) -> pa.Array:
 
 
 def _equal(left: pa.Array, right: pa.Array) -> Flags:
-    equal: Flags = pc.equal(left, right).fill_null(False).to_numpy(zero_copy_only=False)
-    if left.null_count:
-        equal |= (left.is_null().to_numpy(zero_copy_only=False)) & right.is_null().to_numpy(zero_copy_only=False)
+    found = pc.equal(left, right)
+    values = pa.Array.from_buffers(pa.bool_(), len(found), [None, found.buffers()[1]], offset=found.offset)
+    equal: Flags = values.to_numpy(zero_copy_only=False)
+    if found.null_count:  # whose values are anything
+        ours, theirs = (each.is_null().to_numpy(zero_copy_only=False) for each in (left, right))
+        equal = np.where(ours | theirs, ours & theirs, equal)
     return equal
 
 

@@ -60,9 +60,9 @@ def test_what_differs_is_said_before_the_columns_that_come_of_it(tmp_path: Path)
         check_table(uri, fewer)
 
 
-@pytest.mark.parametrize("where", ["a file", "/proc/nowhere"])
+@pytest.mark.parametrize("where", ["a_file", "/proc/nowhere"])
 def test_a_lake_that_cannot_be_written_says_so_before_anything_starts(tmp_path: Path, where: str) -> None:
-    (tmp_path / "a file").touch()
+    (tmp_path / "a_file").touch()
     lake = str(tmp_path / where / "rooms")
     with pytest.raises(UnwritableError, match=r"cannot write here .*Set GOLDWAX_LAKE"):
         OwnedTable(lake, declared(ROOMS))

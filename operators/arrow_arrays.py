@@ -1,0 +1,26 @@
+"""Numbers as Arrow arrays, without `pyarrow.array`, which imports pandas, where that is installed, for a second."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+def arrow_int64(numbers: npt.NDArray[np.int64]) -> pa.Array:
+    """Return numbers as an array without NULL that shares their memory.
+
+    >>> arrow_int64(np.array([3, 1])).to_pylist()
+    [3, 1]
+    """
+    values = np.ascontiguousarray(numbers, np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(values)])
+
+
+def arrow_flags(flags: npt.NDArray[np.bool_]) -> pa.Array:
+    """Return flags as an array without NULL.
+
+    >>> arrow_flags(np.array([True, False])).to_pylist()
+    [True, False]
+    """
+    return pa.Array.from_buffers(
+        pa.bool_(), len(flags), [None, pa.py_buffer(np.packbits(flags, bitorder="little").tobytes())]
+    )
