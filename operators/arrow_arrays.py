@@ -1,4 +1,4 @@
-"""Numbers as Arrow arrays, without `pyarrow.array`, which imports pandas, where that is installed, for a second."""
+"""Numbers and flags as Arrow arrays and back, without what imports pandas, where that is installed, for a second."""
 
 import numpy as np
 import numpy.typing as npt
@@ -24,3 +24,13 @@ def arrow_flags(flags: npt.NDArray[np.bool_]) -> pa.Array:
     return pa.Array.from_buffers(
         pa.bool_(), len(flags), [None, pa.py_buffer(np.packbits(flags, bitorder="little").tobytes())]
     )
+
+
+def flags_of(array: pa.Array) -> npt.NDArray[np.bool_]:
+    """Return the values of an array of booleans; in place of NULL stands anything.
+
+    >>> flags_of(arrow_flags(np.array([True, False]))[1:]).tolist()
+    [False]
+    """
+    bits = np.frombuffer(array.buffers()[1], np.uint8)
+    return np.unpackbits(bits, count=array.offset + len(array), bitorder="little")[array.offset :].astype(bool)

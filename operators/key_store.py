@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.arrow_arrays import arrow_int64
+from operators.arrow_arrays import arrow_int64, flags_of
 from operators.growing import grown
 from operators.held_rows import Flags
 
@@ -98,10 +98,9 @@ def _array(values: pl.Series) -> pa.Array:
 
 def _equal(left: pa.Array, right: pa.Array) -> Flags:
     found = pc.equal(left, right)
-    values = pa.Array.from_buffers(pa.bool_(), len(found), [None, found.buffers()[1]], offset=found.offset)
-    equal: Flags = values.to_numpy(zero_copy_only=False)
+    equal = flags_of(found)
     if found.null_count:  # whose values are anything
-        ours, theirs = (each.is_null().to_numpy(zero_copy_only=False) for each in (left, right))
+        ours, theirs = flags_of(left.is_null()), flags_of(right.is_null())
         equal = np.where(ours | theirs, ours & theirs, equal)
     return equal
 
