@@ -2,8 +2,9 @@
 
 import base64
 import json
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -100,22 +101,24 @@ def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
 
 
 class Decoding:
-    """The step that decodes records of one table; shared by the workers of a process, each with its own decoder.
+    """The step that decodes records of one table; shared by the workers of a process, each with a decoder for a while.
 
+    What a decoder has learned of its records is worth keeping, and the engine's threads keep nothing of their own from
+    one call to the next. So decoders wait here for whoever comes.
     A batch costs some milliseconds however few records it has. So small ones are left as they are, to be decoded
     together with others when they are committed.
     """
 
     def __init__(self, build: Callable[[], Decoder], schema: Schema) -> None:
         self._build, self._schema = build, schema
-        self._local = threading.local()
+        self._waiting: deque[Decoder] = deque()
 
     def __call__(self, records: Records) -> EventBatch | Records:
         """Return the change events of `records`, or a small batch of records itself."""
         if len(records) < _SMALL:
             return records
-        with announced():
-            return decode_records(records, self._decoder, self._schema)
+        with announced(), self._decoder() as decoder:
+            return decode_records(records, decoder, self._schema)
 
     def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Return the change events of all batches; those of one partition stay in their order."""
@@ -132,15 +135,21 @@ class Decoding:
                 run = open_runs[name] = [batch]
                 runs.append(run)
         waiting = [Records.joined(run) for run in runs if isinstance(run, list)]
-        decoded = iter(decode_together(waiting, self._decoder, self._schema) if waiting else ())
+        with self._decoder() as decoder:
+            decoded = iter(decode_together(waiting, decoder, self._schema) if waiting else ())
         return [run if isinstance(run, EventBatch) else next(decoded) for run in runs]
 
-    @property
-    def _decoder(self) -> Decoder:
-        if not hasattr(self._local, "decoder"):
-            self._local.decoder = self._build()
-        found: Decoder = self._local.decoder
-        return found
+    @contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """Lend a decoder: one that waits, or a new one."""
+        try:
+            decoder = self._waiting.pop()
+        except IndexError:
+            decoder = self._build()
+        try:
+            yield decoder
+        finally:
+            self._waiting.append(decoder)
 
 
 def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
