@@ -30,6 +30,10 @@ class AmbiguousPairs:
         self._maintenance = Maintenance(self._table, self._table, lake.retention)
         self._listed = _unmerged(uri, positions)
 
+    def close(self) -> None:
+        """Leave the table alone from now on."""
+        self._maintenance.close()
+
     def settle(self, pairs: pl.DataFrame) -> None:
         """List new pairs. Raises AmbiguousError where the table's policy is to stop, and TransientError."""
         if not pairs.height:

@@ -72,13 +72,15 @@ class SilverStage:
         return [done]
 
     def close(self) -> None:
-        """Leave the table alone from now on."""
+        """Leave the tables alone from now on."""
         self._maintenance.close()
+        self._state.close()
+        self._pairs.close()
 
     def _open(self) -> None:
         uri = self._lake.silver(self._silver.name)
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
-        self._positions = self._table.positions(self._partitions)
+        self._positions = self._table.every_position()
         locator = RowLocator(self._table)
         self._state = SilverState(self._silver, self._lake, self._pipeline, locator, self._positions)
         self._pairs = AmbiguousPairs(self._silver, self._lake, self._pipeline, self._positions)

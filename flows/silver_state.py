@@ -96,9 +96,8 @@ class SilverState:
         locator.load(self._detection.load, self._detection.loaded_columns)
         self._expired = _expiry(lake.side(silver.name), silver.tombstone_retention)
         told = [*self._detection.remembered_columns, "_topic", "_partition", "_offset", "_changed_at"]
-        remembered.load(self._load, told)
+        remembered.load(self._load, told, takes_more=False)
         self._locator = locator
-        self.apply = self._detection.apply
 
     def plan(self, events: pl.DataFrame) -> Plan:
         """Work out what `events` change. Raises TableMismatchError when rows that others wrote are no history."""
@@ -112,6 +111,15 @@ class SilverState:
             ) from None
         return plan
 
+    def apply(self, plan: Plan) -> None:
+        """Make the state what it is after a plan whose rows are merged."""
+        self._detection.apply(plan)
+        self._maintenance.tick()
+
+    def close(self) -> None:
+        """Leave the table alone from now on."""
+        self._maintenance.close()
+
     def remember(self, plan: Plan, positions: Positions) -> None:
         """Commit what no row shows. Raises TransientError."""
         memory = plan.memory
@@ -119,7 +127,6 @@ class SilverState:
             nothing, none = memory.events.clear(), np.empty(0, np.int64)
             changes = RowChanges(memory.events, memory.slots, nothing, nothing, none, nothing, memory.forgotten)
             self._writer.merge(changes, Commit(positions))
-            self._maintenance.tick()
 
     def _load(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
         honoured = events.select(is_below(self._positions) & ~self._expired).to_series()

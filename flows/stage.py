@@ -22,11 +22,17 @@ _FIRST_WAIT = 0.05  # seconds, doubled after each attempt
 
 def advance(work: Callable[[], _Result], reopen: Callable[[], None]) -> _Result:
     """Return what `work` returns; after a TransientError, `reopen` and try again. Raises the last error."""
-    for attempt in range(_ATTEMPTS - 1):
+    is_open = True
+    for attempt in range(_ATTEMPTS):
         try:
+            if not is_open:
+                reopen()
+            is_open = True
             return work()
         except TransientError as error:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            is_open = False
             _log.warning("%s; reading back where the table stands (attempt %d)", error, attempt + 1)
             time.sleep(_FIRST_WAIT * 2**attempt)
-            reopen()
-    return work()
+    raise AssertionError

@@ -87,6 +87,9 @@ def _outcome(current: Current, ranked: _Ranked, held: Rank, won: Flags, no_op: F
     ties_next[:-1] = (keys[1:] == keys[:-1]) & ranks.at(slice(None, -1)).ties(ranks.at(slice(1, None)))
     ties_held = ranks.ties(held) & ~ties_next
     tied = ties_next | ties_held
+    if not tied.any():
+        counts = Counts(int((won & ~no_op).sum()), int((won & no_op).sum()), int((~won).sum()))
+        return Outcome(counts, pl.DataFrame(schema=current.pairs))
     same = ranks.deleted & tied
     next_to = np.flatnonzero(ties_next & ~ranks.deleted)
     values = ranked.events[declared] if len(next_to) else ranked.events[declared].clear()

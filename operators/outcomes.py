@@ -89,7 +89,7 @@ def outcome(  # noqa: PLR0913, PLR0917 - events, what became of them, and how to
     group = np.cumsum(~ties_next) - ~ties_next  # of events that tie
     tied = new & (ties_next | (np.bincount(group, ~new) > 0)[group])
     places = np.flatnonzero(tied & ~deleted)
-    first = np.where(ties_next[places], places, places - 1)
+    first = np.where(_follows_known(~new, group)[places], places - 1, places)
     same = _alike(line.events, first, declared)
     clash = first[~same]
     counts = Counts(
@@ -100,6 +100,18 @@ def outcome(  # noqa: PLR0913, PLR0917 - events, what became of them, and how to
         ambiguous=len(clash),
     )
     return Outcome(counts, pairs(line.events[clash + 1], line.events[clash], schema))
+
+
+def _follows_known(known: Flags, group: Ints) -> Flags:
+    """Tell of each event whether one that was known before comes before it in its group.
+
+    Then the pair that it is counted for is that with the event before it, else that with the one behind it: so each new
+    event of a group has a pair of its own.
+    """
+    seen = np.cumsum(known)
+    start = np.searchsorted(group, group)
+    follows: Flags = seen - seen[start] + known[start] > 0
+    return follows
 
 
 def _alike(events: pl.DataFrame, places: Ints, declared: Sequence[str]) -> Flags:

@@ -83,7 +83,7 @@ class Scd1:
         own = np.flatnonzero(~truncate & merged)
         keys = self._admit(events[own])
         raise_to(self._sequences, keys, sequence[own])
-        self._is_pieced[keys] |= events[UNAVAILABLE].is_not_null().to_numpy()[own]
+        self._is_pieced[keys[events[UNAVAILABLE].is_not_null().to_numpy()[own]]] = True
         self._remembered.list(keys, slots[own])
         self._remembered.outdate(slots[~merged])
         return slots

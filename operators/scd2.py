@@ -140,7 +140,8 @@ class Scd2:
         ranks = self._ranks(events)
         touched, late = self._touched(keys, ranks.sequence, truncates)
         history = self._history_of(touched, late)
-        line = in_line(events, keys, ranks, history.known, self._truncated(touched[late], truncates))
+        truncated = self._truncated(touched[late], (keys, ranks.sequence), history.known, truncates)
+        line = in_line(events, keys, ranks, history.known, truncated)
         made = timeline(line.events, line.keys, line.ranks, line.sequence, self._declared, self._tracked)
         changes, slots = self._changes(history, made)
         fresh = np.flatnonzero(made.hidden & (line.origin < len(history.slots)) & (line.origin != TRUNCATE))
@@ -185,11 +186,18 @@ class Scd2:
         last = later(self._last[touched], self._newest_truncate)
         return touched, (earliest_of(np.flatnonzero(first), sequence[order]) <= last) & (last != self._never[0])
 
-    def _truncated(self, keys: Slots, truncates: Sequences) -> tuple[pl.DataFrame, Slots]:
-        """Return all truncates, as events of each of these keys."""
+    def _truncated(
+        self, late: Slots, new: tuple[Slots, Sequences], known: Known, truncates: Sequences
+    ) -> tuple[pl.DataFrame, Slots]:
+        """Return truncates as events of late keys: behind each event of theirs the next one, as no other matters."""
         every = np.union1d(self._truncates, truncates)
-        events = self._none[np.full(len(keys) * len(every), 0)].with_columns(to_column(np.tile(every, len(keys))))
-        return events, np.repeat(keys, len(every))
+        keys = np.concatenate([new[0], known.keys])
+        following = np.searchsorted(every, np.concatenate([new[1], known.ranks.sequence]), side="right")
+        counts = (following < len(every)) & np.isin(keys, late)
+        pairs = np.unique(keys[counts] * (len(every) + 1) + following[counts])
+        keys, following = np.divmod(pairs, len(every) + 1)
+        events = self._none[np.zeros(len(pairs), np.int64)].with_columns(to_column(every[following]))
+        return events, keys
 
     def _history_of(self, touched: Slots, late: Flags) -> _History:
         """Return the open rows of these keys, of late ones all rows, and what is remembered of those."""

@@ -27,6 +27,8 @@ from storage.table import Edit, Table, polars_schema, provenance
 from storage.table_declaration import Declaration, check_snapshot, check_writable, is_current, read_snapshot
 from storage.table_evolution import evolution
 
+_PARTITION = re.compile(r".+/-?\d+")
+
 LEDGER = "goldwax.ledger"
 """Key of `commitInfo` that holds the ledger of a commit, as JSON."""
 
@@ -77,6 +79,12 @@ class OwnedTable(Table):
         """Return the positions the table holds of these inputs; an input never read is left out."""
         held = {name: self._snapshot.transactions.get(self._app_id(name)) for name in names}
         return {name: position for name, position in held.items() if position is not None}
+
+    def every_position(self) -> dict[str, int]:
+        """Return the positions of all partitions that the table was ever read from, also of those that are gone."""
+        mine = self._app_id("")
+        names = [name.removeprefix(mine) for name in self._snapshot.transactions if name.startswith(mine)]
+        return self.positions(name for name in names if _PARTITION.fullmatch(name))
 
     def append(self, rows: pl.DataFrame, commit: Commit) -> None:
         """Commit new rows (or none, to advance positions only). Raises as `commit` does."""

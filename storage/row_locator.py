@@ -53,13 +53,14 @@ class RowLocator:
         self._places = Places()
         self._images = RowImages(table.files, table.schema)
 
-    def load(self, admit: Callable[[pl.DataFrame], Slots], columns: Sequence[str]) -> None:
+    def load(self, admit: Callable[[pl.DataFrame], Slots], columns: Sequence[str], *, takes_more: bool = True) -> None:
         """Find out where the row of every key is.
 
         `admit` gets rows of the table, of which it sees `columns`, and returns the slots of their keys; later it is
-        called again for rows that another writer adds. Raises TableMismatchError when two rows have one key.
+        called again for rows that another writer adds, unless the caller wants to begin anew then (`takes_more`).
+        Raises TableMismatchError when two rows have one key.
         """
-        self._admit = admit
+        self._admit, self._takes_more = admit, takes_more
         self._columns = pl.Schema({name: self._table.schema[name] for name in columns})
         files = self._table.data_files
         self._take_in(self._loaded(files), len(files))
@@ -79,6 +80,8 @@ class RowLocator:
     def _rows(self, slots: Slots) -> pl.DataFrame:
         if not len(slots):
             return pl.DataFrame(schema=self._table.schema)
+        if not self._places.present(slots).all():
+            raise CommitRaceError(f"{self._table.uri}: another writer moved rows that are asked for")
         held, numbers = self._places.of(slots)
         return self._images.rows([each.file for each in held])[numbers]
 
@@ -155,6 +158,8 @@ class RowLocator:
         """Take in what another writer did to the files; see `Follower`."""
         if edit.rows_removed:
             raise CommitRaceError(f"{self._table.uri}: another writer removed rows up to version {edit.version}")
+        if edit.added and not self._takes_more:
+            raise CommitRaceError(f"{self._table.uri}: another writer added or moved rows up to version {edit.version}")
         added = [*self._loaded(edit.added)]  # all that can fail comes before anything is changed
         for file in edit.removed:
             if held := self._places.file(file.path):

@@ -29,8 +29,8 @@ class Side:
         assert not self.held.present(memory.slots).any()
         self.held.put(memory.slots, memory.events)
 
-    def restart(self, merged: Callable[[pl.DataFrame], Flags]) -> Callable[[Load], None]:
-        """Forget the slots, and return what gives the events others when they are loaded, in any order."""
-        events = self.held.rows(self.held.slots()).sample(fraction=1, shuffle=True, seed=1)
+    def restart(self, merged: Callable[[pl.DataFrame], Flags], seed: int = 1) -> Callable[[Load], None]:
+        """Forget the slots, and return what gives the events others when they are loaded, in some order."""
+        events = self.held.rows(self.held.slots()).sample(fraction=1, shuffle=True, seed=seed)
         self.held = SlotRows(self._schema)
         return lambda load: self.held.put(load(events, merged(events)), events)

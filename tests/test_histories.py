@@ -48,6 +48,10 @@ def value(number: int, event: Event) -> bytes:
     return f"{{{content}}}".encode()
 
 
+def partial(number: int, version: int, **values: str) -> bytes:
+    return json.dumps({"op": "upsert", "id": number, "version": version, **values}).encode()
+
+
 def stream(chance: random.Random, count: int) -> list[tuple[int, Event]]:
     """Return events of six things: late ones, deletes, copies, and two at one sequence."""
     found: list[tuple[int, Event]] = []
@@ -162,6 +166,32 @@ def test_deletes_are_forgotten_after_their_retention_and_not_before(tmp_path: Pa
         chain.advance(value(6, Event("delete", 1, 0)))  # and with it goes what is not needed any more
         side = pl.read_delta(str(lake / "silver/things__side"))
         assert sorted(side["id"]) == sorted({1, 3, 4, 5, 6} - found.keys())
+
+
+@pytest.mark.parametrize("kept", ["scd1", "scd2"])
+def test_deletes_of_a_partition_that_is_gone_are_not_forgotten(tmp_path: Path, kept: History) -> None:
+    kpi = replace(KINDS, source=silver(kept))
+    Chain(tmp_path, kpi=kpi).advance(value(1, Event("upsert", 1, 0, ("a", "x"))), value(1, Event("delete", 5, 1)))
+    chain = Chain(tmp_path, kpi=kpi, partition=1)
+    chain.advance(value(1, Event("upsert", 3, 0, ("b", "y"))), value(7, Event("delete", 1, 1)))
+    chain.advance(value(1, Event("upsert", 4, 2, ("c", "y"))))
+    assert current(tmp_path) == {}
+
+
+def test_what_a_key_is_pieced_together_from_survives_when_another_engine_moves_it(tmp_path: Path) -> None:
+    kpi = replace(KINDS, source=silver("scd1"))
+    chain = Chain(tmp_path, kpi=kpi)
+    chain.advance(value(1, Event("upsert", 10, 0, ("a", "m"))), partial(1, 20, kind="b"))
+    chain.advance(*(value(number, Event("delete", 1, 0)) for number in range(2, 12)))
+    chain.advance(*(value(number, Event("upsert", 2, 0, ("r", "s"))) for number in range(2, 12)))
+    chain.advance(value(50, Event("delete", 1, 0)))
+    DeltaTable(tmp_path / "silver/things__side").optimize.compact()
+    chain.advance(partial(1, 30, note="n"), value(51, Event("delete", 1, 0)))
+    chain.advance(value(1, Event("upsert", 15, 0, ("late", "late"))))
+    assert current(tmp_path)[1] == ("b", "n")
+    Chain(tmp_path, chain._next, kpi=kpi).advance(value(1, Event("delete", 25, 0)))
+    (row,) = pl.read_delta(str(tmp_path / "silver/things")).filter(id=1).select("kind", "note").rows()
+    assert row == (None, "n")
 
 
 def test_late_events_find_rows_that_compaction_moved(tmp_path: Path) -> None:

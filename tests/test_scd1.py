@@ -80,7 +80,7 @@ class Silver:
         """Forget everything but the table and what is remembered, as a process that starts again does."""
         columns = pl.Schema({**self.schema, **technical(self.order.sequence)})
         self.held = SlotRows(columns)
-        load_side = self.side.restart(self._is_merged)
+        load_side = self.side.restart(self._is_merged, seed=len(self.merged))
         self.state = Scd1(pl.Schema(self.schema), self.keys, self.held, self.side.held, self.order)
         rows = pl.DataFrame([*self.table.values()], columns, orient="row")
         self.held.put(self.state.load(rows.select(self.state.loaded_columns)), rows)

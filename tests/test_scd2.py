@@ -63,7 +63,10 @@ class Silver:
 
     def restart(self) -> None:
         """Forget everything but the two tables, whose rows may stand in any order."""
-        self.held, load_side = SlotRows(self.columns), self.side.restart(lambda events: np.ones(events.height, bool))
+        self.held, load_side = (
+            SlotRows(self.columns),
+            self.side.restart(lambda events: np.ones(events.height, bool), len(self.side)),
+        )
         order = Order(self.sequence)
         self.state = Scd2(pl.Schema(self.schema), self.keys, self.held, self.side.held, order, tracked=self.tracked)
         for part in self.rows.sample(fraction=1, shuffle=True, seed=1).iter_slices(7):

@@ -36,12 +36,12 @@ TABLES = ("staging/things", "silver/things", "gold/kinds")
 class Chain:
     """Staging, Silver and Gold of one lake, fed by hand."""
 
-    def __init__(self, lake: Path, start: int = 0, kpi: Kpi = KINDS) -> None:
-        where, partitions, self._things = Lake(str(lake)), [f"{kpi.source.name}/0"], kpi.source
+    def __init__(self, lake: Path, start: int = 0, kpi: Kpi = KINDS, partition: int = 0) -> None:
+        where, partitions, self._things = Lake(str(lake)), [f"{kpi.source.name}/{partition}"], kpi.source
         self._decoder = self._things.decoder()
         decoding = Decoding(self._things.decoder, self._things.schema)
         self._staging = StagingStage(self._things, where, "demo", partitions, decoding)
-        self._next = start
+        self._next, self._partition = start, partition
         self.advance()
         self._silver = SilverStage(self._things, where, "demo", partitions, Progress(dict))
         self._gold = GoldStage(kpi, where, "demo")
@@ -55,7 +55,9 @@ class Chain:
     def _batch(self, values: tuple[bytes, ...]) -> EventBatch:
         start, self._next = self._next, self._next + len(values)
         offsets = np.arange(start, self._next)
-        records = Records(self._things.name, 0, start, self._next, offsets, offsets, [None] * len(values), values)
+        records = Records(
+            self._things.name, self._partition, start, self._next, offsets, offsets, [None] * len(values), values
+        )
         return decode_records(records, self._decoder, self._things.schema)
 
 

@@ -72,6 +72,23 @@ def test_both_events_are_listed_and_the_policy_says_which_one_stands(
 
 
 @pytest.mark.parametrize("history", ["scd1", "scd2"])
+def test_each_of_several_events_at_one_sequence_is_counted_and_listed_with_its_neighbour(
+    tmp_path: Path, history: History
+) -> None:
+    chain = Chain(tmp_path, kpi=kinds("last_position", history))
+    chain.advance(thing(1, 5, "a"), thing(2, 5, "a"))
+    chain.advance(thing(1, 5, "b"), thing(1, 5, "b"), thing(2, 5, "b"), thing(2, 5, "c"))
+    assert kinds_of(tmp_path) == {1: "b", 2: "c"}
+    assert {name: total(tmp_path, name) for name in ("applied", "duplicate", "ambiguous")} == {
+        "applied": 2,
+        "duplicate": 1,
+        "ambiguous": 3,
+    }
+    known = (2, 5, "c", 5, "a", 1) if history == "scd1" else (2, 5, "b", 4, "a", 1)  # which SCD1 has no more
+    assert listed(tmp_path) == sorted([(1, 5, "b", 2, "a", 0), known, (2, 5, "c", 5, "b", 4)])
+
+
+@pytest.mark.parametrize("history", ["scd1", "scd2"])
 def test_a_pair_is_listed_once_though_the_merge_that_met_it_failed(tmp_path: Path, history: History) -> None:
     chain = Chain(tmp_path, kpi=kinds("last_position", history))
     chain.advance(thing(1, 5, "a"))
