@@ -15,6 +15,7 @@ from flows.gold_stage import GoldStage
 from flows.in_flight import Limits, Progress
 from flows.kpi import Kpi
 from flows.lake import Lake
+from flows.learned import as_learned
 from flows.reading import Reading, RecordSource
 from flows.settings import Settings
 from flows.silver import Silver
@@ -60,6 +61,7 @@ def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
 
 def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
     topic, name = silver.source.open(run.settings), silver.name
+    silver = as_learned(silver, run.lake)
     reading = _reading(silver, topic, run)
     partitions = [partition_id(topic.name, partition) for partition in reading.partitions]
     at_once = run.batching.at_once()

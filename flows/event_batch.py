@@ -2,13 +2,15 @@
 
 import json
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
-from operators.decode import Decoder
+from operators.decode import Decoded
 from operators.eager import constant
 from operators.schema import Schema
 from storage.positions import Range, partition_id
@@ -18,18 +20,26 @@ _SMALL = 4_000  # records
 _REJECTED = pl.Schema({"_row": pl.Int64(), "stage": pl.String(), "reason": pl.String()})
 _YEAR_10000 = 253_402_300_800_000  # milliseconds since the epoch
 POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
-QUARANTINE = pl.Schema(
+RAW = pl.Schema(
     {
         **POSITION,
         "_changed_at": pl.Datetime("us", "UTC"),
         "key": pl.Binary(),
         "value": pl.Binary(),
         "headers": pl.String(),
-        "stage": pl.String(),
-        "reason": pl.String(),
     }
 )
+"""Columns of a record as it was read."""
+QUARANTINE = pl.Schema({**RAW, "stage": pl.String(), "reason": pl.String()})
 """Columns of a quarantine table; `headers` is a JSON list of [name, value], bytes that are not UTF-8 escaped."""
+
+
+class RecordDecoder(Protocol):
+    """Decodes the records of one table; used by one thread at a time."""
+
+    def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], /) -> Decoded:
+        """Return what records say; see `operators.decode`."""
+        ...
 
 
 def staging_schema(declared: Schema) -> pl.Schema:
@@ -54,7 +64,9 @@ def staging_schema(declared: Schema) -> pl.Schema:
 class EventBatch:
     """The records of one partition from `start` up to `end`, decoded.
 
-    `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`; both are in offset order.
+    `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`, `undecided`, the records of upserts
+    that may have fields which are no columns yet, those of `RAW`; all are in offset order. None is undecided where a
+    table ignores such fields, nor in staging.
     """
 
     topic: str
@@ -63,6 +75,7 @@ class EventBatch:
     end: int
     events: pl.DataFrame
     rejects: pl.DataFrame
+    undecided: pl.DataFrame | None = None
 
     @property
     def range(self) -> Range:
@@ -74,7 +87,9 @@ class EventBatch:
         if offset == self.start:
             return self
         later = pl.col("_offset") >= offset
-        return replace(self, start=offset, events=self.events.filter(later), rejects=self.rejects.filter(later))
+        undecided = None if self.undecided is None else self.undecided.filter(later)
+        events, rejects = self.events.filter(later), self.rejects.filter(later)
+        return replace(self, start=offset, events=events, rejects=rejects, undecided=undecided)
 
 
 def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
@@ -93,13 +108,17 @@ class Decoding:
     together with others when they are committed.
     """
 
-    def __init__(self, build: Callable[[], Decoder], schema: Schema) -> None:
-        self._build, self._schema = build, schema
+    def __init__(self, build: Callable[[], RecordDecoder], schema: Schema) -> None:
+        self.become(build, schema)
         self._local = threading.local()
+
+    def become(self, build: Callable[[], RecordDecoder], schema: Schema) -> None:
+        """Decode from now on with decoders that `build` makes, for tables of `schema`."""
+        self._how = build, schema
 
     def __call__(self, records: Records) -> EventBatch | Records:
         """Return the change events of `records`, or a small batch of records itself."""
-        return records if len(records) < _SMALL else decode_records(records, self._decoder, self._schema)
+        return records if len(records) < _SMALL else decode_records(records, *self._decoder())
 
     def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Return the change events of all batches; those of one partition stay in their order."""
@@ -115,27 +134,28 @@ class Decoding:
                 run = open_runs[batch.partition] = [batch]
                 runs.append(run)
         waiting = [Records.joined(run) for run in runs if isinstance(run, list)]
-        decoded = iter(decode_together(waiting, self._decoder, self._schema) if waiting else ())
+        decoded = iter(decode_together(waiting, *self._decoder()) if waiting else ())
         return [run if isinstance(run, EventBatch) else next(decoded) for run in runs]
 
-    @property
-    def _decoder(self) -> Decoder:
-        if not hasattr(self._local, "decoder"):
-            self._local.decoder = self._build()
-        found: Decoder = self._local.decoder
-        return found
+    def _decoder(self) -> tuple[RecordDecoder, Schema]:
+        how = build, schema = self._how
+        if getattr(self._local, "how", None) is not how:
+            self._local.how, self._local.decoder = how, build()
+        decoder: RecordDecoder = self._local.decoder
+        return decoder, schema
 
 
-def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
+def decode_records(records: Records, decoder: RecordDecoder, schema: Schema) -> EventBatch:
     """Turn records into change events; a record that cannot be one becomes a reject and costs no other."""
     (batch,) = decode_together([records], decoder, schema)
     return batch
 
 
-def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema) -> list[EventBatch]:
+def decode_together(batches: Sequence[Records], decoder: RecordDecoder, schema: Schema) -> list[EventBatch]:
     """Turn batches of records into as many batches of change events, at the price of one."""
     keys = [key for batch in batches for key in batch.keys] if len(batches) > 1 else batches[0].keys
     values = [value for batch in batches for value in batch.values] if len(batches) > 1 else batches[0].values
+    undecided: Sequence[int] = ()
     if not keys:
         events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
     else:
@@ -145,6 +165,7 @@ def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema
         )
         origin = pl.concat([_origin(batch) for batch in batches])
         events = _events(origin, decoded.events, rejected["_row"], schema)
+        undecided = decoded.undecided
     ends = np.cumsum([0, *map(len, batches)]).tolist()
     return [
         EventBatch(
@@ -154,6 +175,7 @@ def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema
             batch.end,
             events[start:end],
             _rejects(batch, rejected, start, end),
+            _raw(batch, _between(undecided, start, end)) if undecided else None,
         )
         for batch, start, end in zip(batches, ends, ends[1:], strict=False)
     ]
@@ -198,7 +220,12 @@ def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> 
     mine = rejected.filter(pl.col("_row").is_between(start, end, closed="left")) if rejected.height else rejected
     if not mine.height:
         return pl.DataFrame(schema=QUARANTINE)
-    rows = (mine["_row"] - start).to_list()
+    raw = _raw(records, (mine["_row"] - start).to_list())
+    return raw.hstack(mine.select("stage", "reason"))
+
+
+def _raw(records: Records, rows: Sequence[int]) -> pl.DataFrame:
+    """Return some records as they were read."""
     raw = pl.DataFrame(
         {
             "key": pl.Series([records.keys[row] for row in rows], dtype=pl.Binary),
@@ -206,9 +233,12 @@ def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> 
             "headers": pl.Series([_headers_text(records.headers, row) for row in rows], dtype=pl.String),
         }
     )
-    return pl.concat([_origin(records)[np.array(rows)], raw, mine.select("stage", "reason")], how="horizontal").select(
-        QUARANTINE.names()
-    )
+    return _origin(records)[np.array(rows, np.int64)].hstack(raw).select(RAW.names())
+
+
+def _between(rows: Sequence[int], start: int, end: int) -> list[int]:
+    """Return those of ascending `rows` from `start` to `end`, counted from `start`."""
+    return [row - start for row in rows[bisect_left(rows, start) : bisect_left(rows, end)]]
 
 
 def _headers_text(headers: Sequence[Headers | None] | None, row: int) -> str | None:

@@ -7,9 +7,12 @@ import polars as pl
 
 from flows.event_batch import Decoding, EventBatch, joined_ranges
 from flows.lake import Lake
+from flows.learned import as_learned
+from flows.settling import decide
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
+from operators.learning import Learner
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
@@ -63,36 +66,56 @@ class StagingStage:
     """Appends every record once to the staging table of a Silver table, in the order of its partition.
 
     Quarantine commits before staging and holds no position back: it takes rejects from its own position on, and
-    a partition that had none since stands where it stood.
+    a partition that had none since stands where it stood. Columns that are learned from records commit before both, so
+    that what quarantine has seen is decided the same when it comes again.
     """
 
     def __init__(
         self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str], decoding: Decoding
     ) -> None:
         self._silver, self._lake, self._pipeline, self._partitions = silver, lake, pipeline, partitions
-        self._decoding = decoding
+        self._decoding, self._learner = decoding, silver.learner()
         self._open()
 
-    def advance(self, inputs: Sequence[EventBatch | Records]) -> list[EventBatch]:
+    def advance(self, inputs: Sequence[EventBatch | Records]) -> Sequence[EventBatch]:
         """Commit what is new of `inputs` and return it, durable."""
         batches = self._decoding.rest(inputs)
         return advance(lambda: self._commit(batches), self._open)
 
     def _open(self) -> None:
         name, pipeline = self._silver.name, self._pipeline
+        self._know(as_learned(self._silver, self._lake))
         staging = OwnedTable(self._lake.staging(name), staging_table(self._silver, pipeline))
         quarantine = OwnedTable(self._lake.quarantine(name), quarantine_table(pipeline))
+        self._table = staging
         self._staging = _AppendTable(staging, self._partitions, self._lake.retention)
         self._quarantine = _AppendTable(quarantine, self._partitions, self._lake.retention)
 
-    def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
-        fresh = self._staging.fresh(batches)
+    def _commit(self, batches: Sequence[EventBatch]) -> Sequence[EventBatch]:
+        fresh: Sequence[EventBatch] = self._staging.fresh(batches)
+        if self._learner:
+            fresh = self._decided(fresh, self._learner)
         covering = [batch for batch in fresh if batch.end > batch.start or self._staging.is_new(batch)]
         self._commit_rejects([batch for batch in covering if batch.rejects.height])
         if covering:
             rows = pl.concat([batch.events for batch in covering])
             self._staging.append(rows, covering, {"read": rows.height})
         return fresh
+
+    def _decided(self, batches: Sequence[EventBatch], learner: Learner) -> Sequence[EventBatch]:
+        """Decide about undeclared fields, and let the table have the columns that are learned from them."""
+        decided = decide(batches, learner, self._silver.declared, self._silver.learned)
+        if decided.learned != self._silver.learned:
+            wiser = self._silver.having_learned(decided.learned)
+            self._table.evolve(staging_table(wiser, self._pipeline))
+            self._know(wiser)
+        return decided.batches
+
+    def _know(self, silver: Silver) -> None:
+        """Remember what the table has learned; the decoders of this process then read it faster."""
+        if silver.schema != self._silver.schema:
+            self._decoding.become(silver.decoder, silver.schema)
+        self._silver = silver
 
     def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
         unseen = [unseen for batch in batches if (unseen := self._quarantine.unseen(batch))]

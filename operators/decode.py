@@ -28,12 +28,14 @@ class Decoded:
     all NULL when none is declared; `_unavailable` List(String) names the columns whose value Debezium did not send,
     NULL when it sent all. The declared columns follow with their types; a delete has only its key columns, a
     truncate none. ``rejects``: `_row`, `stage` ("decode") and `reason` (received, expected), ascending by `_row`.
-    ``dropped``: `_row` of records that rightly carry no event, ascending.
+    ``dropped``: `_row` of records that rightly carry no event, ascending. ``undecided``: `_row` of those upserts that
+    may have fields besides the columns, ascending, from a decoder that looks for them (`watching`).
     """
 
     events: pl.DataFrame
     rejects: pl.DataFrame
     dropped: pl.Series
+    undecided: Sequence[int] = ()
 
 
 class _Events(Protocol):

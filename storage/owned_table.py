@@ -77,6 +77,12 @@ class OwnedTable(Table):
         held = {name: self._snapshot.transactions.get(self._app_id(name)) for name in names}
         return {name: position for name, position in held.items() if position is not None}
 
+    def evolve(self, declaration: Declaration) -> None:
+        """Make this the table of a declaration with more or wider columns. Raises as `commit` does."""
+        self._declaration = declaration
+        if not declaration.is_met_by(self._snapshot):
+            self._evolve()
+
     def append(self, rows: pl.DataFrame, commit: Commit) -> None:
         """Commit new rows (or none, to advance positions only). Raises as `commit` does."""
         edit = Edit("WRITE", self.write(rows))

@@ -9,8 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows import Debezium, EventLog, Json, Silver, event_batch
-from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
-from operators.decode import Decoder
+from flows.event_batch import QUARANTINE, Decoding, EventBatch, RecordDecoder, decode_records
 from storage.records import Records
 
 SCHEMA = {"id": "int64", "name": "string"}
@@ -62,9 +61,9 @@ def test_a_record_time_that_is_no_date_is_unknown() -> None:
 
 def test_each_thread_decodes_with_a_decoder_of_its_own() -> None:
     table = silver(EventLog("things", format=Json()))
-    built: list[Decoder] = []
+    built: list[RecordDecoder] = []
 
-    def build() -> Decoder:
+    def build() -> RecordDecoder:
         built.append(table.decoder())
         return built[-1]
 

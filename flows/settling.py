@@ -1,0 +1,98 @@
+"""Deciding about undecided records before they are committed: what they are in columns, or why they cannot be.
+
+Batches are taken in their order and records in that of their offsets, which is how staging commits them, so that the
+same is decided however they are cut into batches (`operators.learning`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from flows.event_batch import QUARANTINE, EventBatch, staging_schema
+from operators.eager import constant
+from operators.learning import Learner
+from operators.schema import Schema
+
+_STAGE = "new fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Batches without undecided records, in the columns of a table that has `learned` these besides."""
+
+    batches: Sequence[EventBatch]
+    learned: Schema
+
+
+def decide(batches: Sequence[EventBatch], learner: Learner, declared: Schema, learned: Schema) -> Decided:
+    """Decide about the undecided records of `batches` for a table that has declared columns and learned ones."""
+    counts = [0 if batch.undecided is None else batch.undecided.height for batch in batches]
+    pending = [batch.undecided["value"] for batch in batches if batch.undecided is not None]
+    settled = learner.settle(pl.concat(pending).to_list() if pending else [], learned)
+    ends = np.cumsum([0, *counts]).tolist()
+    wanted = staging_schema({**declared, **settled.columns})
+    decided = [
+        _decided(
+            batch,
+            wanted,
+            settled.rows.filter(pl.col("_row").is_between(start, end, closed="left")).with_columns(
+                pl.col("_row") - start
+            ),
+            {row - start: reason for row, reason in settled.refused.items() if start <= row < end},
+        )
+        for batch, start, end in zip(batches, ends, ends[1:], strict=False)
+    ]
+    return Decided(decided, settled.columns)
+
+
+def in_columns(events: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
+    """Return staged events in the columns of a table that has learned more since: added ones are NULL."""
+    if events.schema == wanted:
+        return events
+    added = [constant(name, None, dtype, events.height) for name, dtype in wanted.items() if name not in events.columns]
+    return events.hstack(added)[wanted.names()].cast(wanted)
+
+
+def _decided(batch: EventBatch, wanted: pl.Schema, taken: pl.DataFrame, refused: Mapping[int, str]) -> EventBatch:
+    """Return a batch with what became of its undecided records: those `taken`, and why the others are `refused`."""
+    events = in_columns(batch.events, wanted)
+    if batch.undecided is None or not batch.undecided.height:
+        return replace(batch, events=events, undecided=None)
+    places = np.searchsorted(events["_offset"].to_numpy(), batch.undecided["_offset"].to_numpy())
+    taken_at, refused_at = places[taken["_row"].to_numpy()], places[[*refused]] if refused else places[:0]
+    parts = [events, _with_learned(events[taken_at], taken), _quarantined(events[refused_at])]
+    order = np.arange(events.height)
+    order[[*taken_at, *refused_at]] = np.arange(len(taken_at) + len(refused_at)) + events.height
+    return replace(
+        batch,
+        events=pl.concat(parts)[order],
+        rejects=_with_refused(batch.rejects, batch.undecided, refused),
+        undecided=None,
+    )
+
+
+def _with_learned(events: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    learned = taken.get_columns()[2:]
+    if taken["_unavailable"].null_count() == taken.height:
+        return events.with_columns(learned)
+    both = pl.concat_list(pl.col("_unavailable").fill_null([]), taken["_unavailable"].fill_null([]))
+    names = both.list.unique(maintain_order=True)
+    return events.with_columns(*learned, pl.when(names.list.len() > 0).then(names).alias("_unavailable"))
+
+
+def _quarantined(events: pl.DataFrame) -> pl.DataFrame:
+    """Return the staging rows of refused records: where they stood in their topic, and no more."""
+    kept = ["_topic", "_partition", "_offset", "_changed_at"]
+    told = [pl.lit("quarantined").alias("_op"), pl.col("_offset").alias("_sequence")]
+    nothing = [pl.lit(None, dtype).alias(name) for name, dtype in events.schema.items()]
+    return events.select(nothing).with_columns(events[kept]).with_columns(told) if events.height else events
+
+
+def _with_refused(rejects: pl.DataFrame, undecided: pl.DataFrame, refused: Mapping[int, str]) -> pl.DataFrame:
+    if not refused:
+        return rejects
+    raw = undecided[[*refused]]
+    told = raw.with_columns(stage=pl.lit(_STAGE), reason=pl.Series([*refused.values()], dtype=pl.String))
+    return pl.concat([rejects, told.select(QUARANTINE.names())]).sort("_offset")
