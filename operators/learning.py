@@ -132,12 +132,8 @@ class Learner:
                 if dtype is None or self._problem(name, grown):
                     return self._refusal(name, found, grown)
                 grown[name] = dtype
-            elif widen and dtype in _INTEGERS and columns[name] in _INTEGERS:
+            elif widen and self._may_learn and dtype in _INTEGERS and columns[name] in _INTEGERS:
                 grown[name] = max(columns[name], dtype, key=_INTEGERS.index)
-        if len(grown) > max(MOST_COLUMNS, len(columns)):
-            return (
-                f"field {[*grown][-1]!r}: the table has learned {len(columns)} columns, expected at most {MOST_COLUMNS}"
-            )
         return grown
 
     def _refusal(self, name: str, found: object, columns: Schema) -> str:
@@ -150,6 +146,8 @@ class Learner:
             return "declared fields only; declare it, or new_fields='add'"
         if not _is_name(name):
             return "a name that a column can have; rename it in the source"
+        if len(columns) >= MOST_COLUMNS:
+            return f"one of at most {MOST_COLUMNS} learned columns; declare it"
         lower = name.lower()
         taken = self._taken.get(lower) or next((each for each in columns if each.lower() == lower), None)
         return (
@@ -175,7 +173,7 @@ class Learner:
 def _is_name(name: str) -> bool:
     """Tell whether Delta, and what we do with columns, can take a name."""
     plain = name.isprintable() and not _NOT_IN_NAMES & {*name} and len(name) <= _LONGEST_NAME
-    return plain and name[:1] not in ("", "_", "^")
+    return plain and name[:1] not in ("", "_", "^", "*")
 
 
 def _type_of(found: object, length: pl.DataType | None) -> pl.DataType | None:
