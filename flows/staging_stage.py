@@ -29,19 +29,20 @@ class _AppendTable:
         self._positions = table.positions(partitions)
 
     def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
-        """Return what is new to the table; of a batch it holds already, the empty rest, which says how far it is.
+        """Return what is new to the table; of batches it holds already, the empty rest, which says how far they are.
 
         Batches of one partition follow each other. Raises HoleError.
         """
         positions, fresh = dict(self._positions), []
+        held: dict[str, EventBatch] = {}
         for batch in batches:
             start = take_from(positions.get(batch.range.partition_id), batch.range)
             if start is None:
-                fresh.append(batch.starting_at(batch.end))
+                held[batch.range.partition_id] = batch.starting_at(batch.end)
             else:
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
-        return fresh
+        return [*held.values(), *fresh]
 
     def is_new(self, batch: EventBatch) -> bool:
         """Tell whether the table holds no position of the batch's partition: then where it begins is committed too."""
