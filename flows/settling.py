@@ -84,10 +84,9 @@ def _with_learned(events: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
 
 def _quarantined(events: pl.DataFrame) -> pl.DataFrame:
     """Return the staging rows of refused records: where they stood in their topic, and no more."""
-    kept = ["_topic", "_partition", "_offset", "_changed_at"]
-    told = [pl.lit("quarantined").alias("_op"), pl.col("_offset").alias("_sequence")]
-    nothing = [pl.lit(None, dtype).alias(name) for name, dtype in events.schema.items()]
-    return events.select(nothing).with_columns(events[kept]).with_columns(told) if events.height else events
+    kept = ("_topic", "_partition", "_offset", "_changed_at")
+    nothing = [pl.lit(None, dtype).alias(name) for name, dtype in events.schema.items() if name not in kept]
+    return events.with_columns(nothing).with_columns(_op=pl.lit("quarantined"), _sequence=pl.col("_offset"))
 
 
 def _with_refused(rejects: pl.DataFrame, undecided: pl.DataFrame, refused: Mapping[int, str]) -> pl.DataFrame:

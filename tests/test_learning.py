@@ -142,10 +142,12 @@ def test_a_value_that_postgres_did_not_send_makes_a_column_and_is_unavailable() 
 @EVERY_FORMAT
 def test_who_may_not_learn_refuses_every_unknown_field_with_a_value(kind: str) -> None:
     documents = [document(row, kind) for row in ({"id": 1, "new": 5}, {"id": 2, "new": None}, {"id": 3, "kept": 1})]
-    settled = learner(kind, may_learn=False).settle(documents, {"kept": pl.Int64()})
+    documents.append(document({"id": 4, "kept": 128}, kind))
+    settled = learner(kind, may_learn=False).settle(documents, {"kept": pl.Int8()})
     assert settled.rows.rows() == [(1, None, None), (2, None, 1)]
     assert settled.refused == {
-        0: "field 'new': received 5, expected declared fields only; declare it, or new_fields='add'"
+        0: "field 'new': received 5, expected declared fields only; declare it, or new_fields='add'",
+        3: "column 'kept': received 128, expected an int8",
     }
 
 
@@ -188,7 +190,9 @@ def test_documents_with_known_fields_only_are_told_without_a_parse(
 
 
 _VALUE = st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(-9, 9) | st.text('aé"\\{', max_size=3)
-_VALUES = _VALUE | st.lists(st.none() | st.text("a]", max_size=2), max_size=2) | st.just({}) | st.just([1])
+_VALUES: st.SearchStrategy[Any] = (
+    _VALUE | st.lists(st.none() | st.text("a]", max_size=2), max_size=2) | st.just({}) | st.just([1])
+)
 _NAMES = st.sampled_from(["a", "A", "b", "i8", "i16", "i32", "", "_c"])
 _ROWS = st.lists(st.dictionaries(_NAMES, _VALUES, max_size=3), max_size=12)
 
