@@ -43,7 +43,7 @@ from operators.wire import wires_for
 MOST_COLUMNS = 200
 """Columns that a table may learn: records that each have another field must not make a table of them."""
 
-_WINDOW = 10_000  # documents that are read again, at most, when a column is learned
+_WINDOW = 4_000  # documents that are read again, at most, when a column is learned
 _LONGEST_NAME = 255
 _NOT_IN_NAMES = frozenset(" ,;{}()=")  # what Delta's writers refuse without column mapping
 _INTEGERS: tuple[pl.DataType, ...] = (pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64())
