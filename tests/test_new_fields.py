@@ -20,6 +20,7 @@ from tests.faults import Outcome, fault
 from tests.new_fields import SCHEMA, Run, silver, table, thing
 from tests.readers import IN_PROCESS, assert_all_read
 
+CASES = Path(__file__).parents[2] / "shared" / "cases"
 SCD2: dict[str, Any] = {"history": "scd2", "track": ["kind"]}
 BOTH_HISTORIES = pytest.mark.parametrize("history", [{}, SCD2], ids=["scd1", "scd2"])
 WHERE = pytest.mark.parametrize("elsewhere", [False, True], ids=["in this process", "elsewhere"])
@@ -282,6 +283,46 @@ def test_batches_processes_crashes_and_restarts_change_no_row(
     for name in ("staging", "quarantine", "silver"):
         assert_frame_equal(table(lake, name), table(tmp_path / "whole", name))
     assert table(lake, "quarantine").height > 5
+
+
+@BOTH_HISTORIES
+@WHERE
+@pytest.mark.parametrize(
+    ("capture", "dtype"), [("debezium_postgres", pl.Int64()), ("debezium_postgres_schema", pl.Int32())]
+)
+def test_a_column_that_postgres_got_on_the_way_is_the_same_as_if_it_had_been_declared(
+    tmp_path: Path,
+    capture: str,
+    dtype: pl.DataType,
+    history: dict[str, Any],
+    elsewhere: bool,  # noqa: FBT001
+) -> None:
+    if not (CASES / f"{capture}.jsonl").exists():
+        pytest.skip("the acceptance cases are not beside this checkout")
+    lines = map(json.loads, (CASES / f"{capture}.jsonl").read_text(encoding="utf-8").splitlines())
+    values = [line["value"] and line["value"].encode() for line in lines if line["topic"].endswith(".customers")]
+    types = {"id": "int32", "name": "string", "email": "string", "city": "string", "vip": "bool", "bio": "string"}
+    known = {
+        "source": EventLog("things", format=Debezium()),
+        "schema": {**types, "updated_at": "timestamp"},
+        "sequence_by": "source.lsn",
+        **({"history": "scd2"} if history else {}),
+    }
+    learns = silver(**known)
+    declares = silver(
+        **{**known, "schema": {**learns.columns, "loyalty": str(dtype).lower()}, "new_fields": "quarantine"}
+    )
+    for name, made in (("learned", learns), ("declared", declares)):
+        run = Run(tmp_path / name, made)
+        for at in range(0, len(values), 7):
+            run.send(*values[at : at + 7], elsewhere=elsewhere)
+    for name in ("staging", "silver", "quarantine"):
+        assert_frame_equal(table(tmp_path / "learned", name), table(tmp_path / "declared", name))
+    found = table(tmp_path / "learned", "silver").filter(pl.col("is_current") if history else True)
+    expected = json.loads((CASES / f"{capture}.expected.json").read_text(encoding="utf-8"))["customers"]
+    assert found.schema["loyalty"] == dtype
+    assert dict(found.select("id", "loyalty").rows()) == {row["id"]: row["loyalty"] for row in expected}
+    assert found["loyalty"].null_count() < found.height
 
 
 def test_a_pipeline_starts_again_on_tables_that_have_learned(tmp_path: Path) -> None:
