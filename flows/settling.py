@@ -12,7 +12,7 @@ import polars as pl
 
 from flows.event_batch import QUARANTINE, EventBatch, staging_schema
 from operators.eager import constant
-from operators.learning import Learner
+from operators.learning import Learner, Settled
 from operators.schema import Schema
 
 _STAGE = "new fields"
@@ -28,20 +28,15 @@ class Decided:
 
 def decide(batches: Sequence[EventBatch], learner: Learner, declared: Schema, learned: Schema) -> Decided:
     """Decide about the undecided records of `batches` for a table that has declared columns and learned ones."""
-    counts = [0 if batch.undecided is None else batch.undecided.height for batch in batches]
-    pending = [batch.undecided["value"] for batch in batches if batch.undecided is not None]
-    settled = learner.settle(pl.concat(pending).to_list() if pending else [], learned)
-    ends = np.cumsum([0, *counts]).tolist()
+    pending = [
+        pl.Series("value", [], pl.Binary) if batch.undecided is None else batch.undecided["value"] for batch in batches
+    ]
+    documents = pl.concat(pending).to_list() if batches else []
+    settled = learner.settle(documents, learned) if documents else Settled(learned, pl.DataFrame(), {})
     wanted = staging_schema({**declared, **settled.columns})
+    ends = np.cumsum([0, *map(len, pending)]).tolist()
     decided = [
-        _decided(
-            batch,
-            wanted,
-            settled.rows.filter(pl.col("_row").is_between(start, end, closed="left")).with_columns(
-                pl.col("_row") - start
-            ),
-            {row - start: reason for row, reason in settled.refused.items() if start <= row < end},
-        )
+        _decided(batch, wanted, settled.part(start, end)) if end > start else _untouched(batch, wanted)
         for batch, start, end in zip(batches, ends, ends[1:], strict=False)
     ]
     return Decided(decided, settled.columns)
@@ -55,22 +50,22 @@ def in_columns(events: pl.DataFrame, wanted: pl.Schema) -> pl.DataFrame:
     return events.hstack(added)[wanted.names()].cast(wanted)
 
 
-def _decided(batch: EventBatch, wanted: pl.Schema, taken: pl.DataFrame, refused: Mapping[int, str]) -> EventBatch:
-    """Return a batch with what became of its undecided records: those `taken`, and why the others are `refused`."""
-    events = in_columns(batch.events, wanted)
-    if batch.undecided is None or not batch.undecided.height:
-        return replace(batch, events=events, undecided=None)
-    places = np.searchsorted(events["_offset"].to_numpy(), batch.undecided["_offset"].to_numpy())
-    taken_at, refused_at = places[taken["_row"].to_numpy()], places[[*refused]] if refused else places[:0]
-    parts = [events, _with_learned(events[taken_at], taken), _quarantined(events[refused_at])]
+def _untouched(batch: EventBatch, wanted: pl.Schema) -> EventBatch:
+    return replace(batch, events=in_columns(batch.events, wanted), undecided=None)
+
+
+def _decided(batch: EventBatch, wanted: pl.Schema, settled: Settled) -> EventBatch:
+    """Return a batch with what became of its undecided records, `settled`."""
+    events, undecided, refused = in_columns(batch.events, wanted), batch.undecided, settled.refused
+    if undecided is None:
+        return _untouched(batch, wanted)
+    places = np.searchsorted(events["_offset"].to_numpy(), undecided["_offset"].to_numpy())
+    taken_at, refused_at = places[settled.rows["_row"].to_numpy()], places[np.array([*refused], np.int64)]
+    parts = [events, _with_learned(events[taken_at], settled.rows), _quarantined(events[refused_at])]
     order = np.arange(events.height)
-    order[[*taken_at, *refused_at]] = np.arange(len(taken_at) + len(refused_at)) + events.height
-    return replace(
-        batch,
-        events=pl.concat(parts)[order],
-        rejects=_with_refused(batch.rejects, batch.undecided, refused),
-        undecided=None,
-    )
+    order[np.concatenate([taken_at, refused_at])] = np.arange(undecided.height) + events.height
+    rejects = _with_refused(batch.rejects, undecided, refused)
+    return replace(batch, events=pl.concat(parts)[order], rejects=rejects, undecided=None)
 
 
 def _with_learned(events: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:

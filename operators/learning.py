@@ -68,6 +68,12 @@ class Settled:
     rows: pl.DataFrame
     refused: dict[int, str]
 
+    def part(self, start: int, end: int) -> "Settled":
+        """Return the same of the documents from `start` up to `end`, which are counted from 0 then."""
+        rows = self.rows.filter(pl.col("_row").is_between(start, end, closed="left"))
+        refused = {row - start: reason for row, reason in self.refused.items() if start <= row < end}
+        return Settled(self.columns, rows.with_columns(pl.col("_row") - start), refused)
+
 
 class Learner:
     """Decides about documents that may have undeclared fields, for a table that declares `schema`.
@@ -92,7 +98,7 @@ class Learner:
             reached, read, grown = self._read(regular[at : at + _WINDOW], columns)
             rows = read.frame.filter((pl.col("_row") < reached) & ~pl.col("_row").is_in([*read.refused]))
             reads.append(rows.select(pl.col("_row") + at, "_unavailable", *columns))
-            refused |= {at + row: reason for row, reason in read.refused.items() if row < reached}
+            refused |= {at + row: reason for row, reason in sorted(read.refused.items()) if row < reached}
             at, columns = at + reached, grown
         return Settled(columns, _joined(reads, columns), refused)
 
