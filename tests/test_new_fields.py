@@ -14,6 +14,7 @@ from flows import Count, Debezium, DeclarationError, EventLog, Kpi, Pipeline, Si
 from flows.lake import Lake
 from flows.learned import as_learned
 from flows.tables import silver_table, staging_table
+from operators.formats import PLACEHOLDER
 from storage.errors import TableMismatchError, TransientError
 from storage.table_declaration import check_table
 from tests.faults import Outcome, fault
@@ -172,6 +173,23 @@ def test_a_column_that_its_values_outgrow_is_widened(
     for name in ("staging", "silver"):
         assert table(tmp_path, name).schema["n"] == pl.Int64
         assert_all_read(IN_PROCESS, str(tmp_path / f"{name}/things"), table(tmp_path, name))
+
+
+@BOTH_HISTORIES
+@WHERE
+def test_a_value_of_a_new_field_that_postgres_did_not_send_keeps_what_it_was(
+    tmp_path: Path,
+    history: dict[str, Any],
+    elsewhere: bool,  # noqa: FBT001
+) -> None:
+    """Also beside a declared column that was not sent, and where the first thing known of the field is that it is."""
+    run = Run(tmp_path, silver(**history, source=EventLog("things", format=Debezium())))
+    run.send(change(1, "int32", version=1, bio=PLACEHOLDER), elsewhere=elsewhere)
+    run.send(change(2, "int32", version=1, bio="x", kind="b"), elsewhere=elsewhere)
+    run.send(change(2, "int32", version=2, bio=PLACEHOLDER, kind=PLACEHOLDER), elsewhere=elsewhere)
+    assert table(tmp_path, "staging")["_unavailable"].to_list() == [["bio"], None, ["kind", "bio"]]
+    current = table(tmp_path, "silver").filter(pl.col("is_current") if history else True)
+    assert current.select("id", "version", "kind", "bio").rows() == [(1, 1, "a", None), (2, 2, "b", "x")]
 
 
 @pytest.mark.parametrize("outcome", ["lost", "unanswered", "unsure"])
