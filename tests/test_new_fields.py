@@ -128,12 +128,15 @@ def test_a_learned_column_may_be_declared_later_as_it_is_or_wider(tmp_path: Path
     wrapped = {"source": EventLog("things", format=Debezium()), "sequence_by": "version"}
     Run(tmp_path, silver(**wrapped)).send(change(1, "int32", n=5, m="x"))
     schema = {"n": declared, **SCHEMA}
-    run = Run(tmp_path, silver(**wrapped, schema=schema))
+    declares = silver(**wrapped, schema=schema)
+    run = Run(tmp_path, declares, Kpi("kinds", source=declares, group_by=["n"], measures={"things": Count()}))
     run.send(change(2, "int64", n=2**31), change(3, "int32", n=6, m="y"))
     wide = declared == "int64"
     expected = [(1, 5, "x"), *([(2, 2**31, None)] if wide else []), (3, 6, "y")]
     assert table(tmp_path, "silver").sort("id").select("id", "n", "m").rows() == expected
     assert table(tmp_path, "silver").columns[:5] == [*schema, "m"]
+    counted = pl.read_delta(str(tmp_path / "gold/kinds")).sort("n").select("n", "things").rows()
+    assert counted == [(5, 1), (6, 1), *([(2**31, 1)] if wide else [])]
     assert table(tmp_path, "quarantine").height == 1 - wide
     assert_all_read(IN_PROCESS, str(tmp_path / "silver/things"), table(tmp_path, "silver"))
 
