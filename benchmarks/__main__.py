@@ -1,15 +1,15 @@
 """Runs all benchmarks, or those named; `--quick` at a tenth of the size, to see that they work.
 
-python -m benchmarks [spine] [merges] [--quick]
+python -m benchmarks [spine] [merges] [histories] [--quick]
 """
 
 import os
 import platform
 import sys
 
-from benchmarks import merges, spine
+from benchmarks import histories, merges, spine
 
-_ALL = {"spine": spine.run, "merges": merges.run}
+_ALL = {"spine": spine.run, "merges": merges.run, "histories": histories.run}
 
 if __name__ == "__main__":
     quick = "--quick" in sys.argv

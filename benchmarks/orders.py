@@ -1,6 +1,6 @@
 """The load of the benchmarks: Debezium JSON of about 250 bytes for one table of orders, and the flows that read it.
 
-Environment of the flows: `BENCH_TOPIC`, and goldwax's own settings.
+Environment of the flows: `BENCH_TOPIC`, `BENCH_HISTORY`, and goldwax's own settings.
 """
 
 import os
@@ -21,11 +21,12 @@ from flows.stopping import Stopping
 
 PARTITIONS = 4
 _CHUNK = 200_000
+_FARTHEST = 1_000_000  # events that a late one is behind
 _DAY_MS = 86_400_000
 
 
 def pipeline() -> Pipeline:
-    """Return the pipeline measured: SCD1 and one KPI on commit."""
+    """Return the pipeline measured: SCD1, or with `BENCH_HISTORY` SCD2, and one KPI on commit."""
     orders = Silver(
         "orders",
         source=Kafka(os.environ["BENCH_TOPIC"], format=Debezium(decimals="string", timestamps="ms")),
@@ -39,6 +40,7 @@ def pipeline() -> Pipeline:
         },
         keys=["order_id"],
         sequence_by="source.lsn",
+        history="scd2" if os.environ.get("BENCH_HISTORY") else "scd1",
     )
     revenue = Kpi(
         "revenue_by_country_hour",
@@ -64,22 +66,27 @@ def decode_only() -> Dataflow:
     """Consume and decode, and nothing else: what a pipeline could reach at the most."""
     collect_seldom()
     silver = pipeline().silvers[0]
-    topic = silver.source.open(Settings.from_environment())
+    topic = silver.open_topic(Settings.from_environment())
     unlimited = Limits(2**62, 2**62)
     reading = Reading(topic, topic.partitions(), lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")
-    records = op.input("read", flow, RecordSource(reading, Progress(dict), Stopping()))  # Records
+    records = op.input("read", flow, RecordSource([reading], Progress(dict), Stopping()))  # Records
     events = op.map("decode", records, Decoding(silver.decoder, silver.schema))  # EventBatch
     op.output("events", events, Discard())
     return flow
 
 
-def change_events(count: int, keys: int, seed: int = 1) -> Iterator[pl.DataFrame]:
-    """Yield frames of `partition`, `key` and `value` (bytes): every key once, then updates of random keys."""
-    chance = np.random.default_rng(seed)
+def change_events(count: int, keys: int, late: float = 0.0) -> Iterator[pl.DataFrame]:
+    """Yield frames of `partition`, `key` and `value` (bytes): every key once, then updates of random keys.
+
+    A share of `late` of the updates has a sequence from up to a million events before.
+    """
+    chance = np.random.default_rng(1)
     for start in range(0, count, _CHUNK):
-        lsn = np.arange(start, min(start + _CHUNK, count))
-        order_id = np.where(lsn < keys, lsn, chance.integers(0, keys, len(lsn)))
+        at = np.arange(start, min(start + _CHUNK, count))
+        order_id = np.where(at < keys, at, chance.integers(0, keys, len(at)))
+        behind = (at >= keys) & (chance.random(len(at)) < late)
+        lsn = np.where(behind, at - chance.integers(1, _FARTHEST, len(at)), at)
         yield _frame(lsn, order_id, chance)
 
 

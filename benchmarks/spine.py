@@ -31,6 +31,7 @@ _BACKLOG, _KEYS = 2_000_000, 100_000
 _RATE, _WARM_UP, _SECONDS = 20_000, 6, 20  # after the warm-up every key is known
 _WORKERS = 2
 _MANY_EVENTS, _MANY_KEYS = 5_000_000, 1_000_000
+_LATE_EVENTS, _LATE = 3_000_000, 0.05
 _TICK = 0.02  # seconds between two bursts of the steady load
 
 
@@ -52,6 +53,7 @@ def run(*, quick: bool = False) -> None:
     scale = 10 if quick else 1
     with kafka() as broker:
         _throughput(broker, _BACKLOG // scale)
+        _out_of_order(broker, _LATE_EVENTS // scale, _MANY_KEYS // scale)
         _freshness(broker, _SECONDS if not quick else 5)
         _memory(broker, _MANY_EVENTS // scale, _MANY_KEYS // scale)
 
@@ -70,6 +72,17 @@ def _throughput(broker: Broker, count: int) -> None:
         print(f"  {name:<24} {statistics.median(rates):>10,.0f} events/s   ({min(rates):,.0f} to {max(rates):,.0f})")
     ratio = statistics.median(one / other for one, other in zip(whole, decode, strict=True))
     print(f"  {'share of decode alone':<24} {ratio:>10.0%}")
+
+
+def _out_of_order(broker: Broker, count: int, keys: int) -> None:
+    _fill(broker, "late", count, keys, _LATE)
+    print(
+        f"\nBacklog with {_LATE:.0%} of the updates out of order: {count:,} events, {keys:,} keys, "
+        f"median of {_RUNS} runs (min to max)\n"
+    )
+    for name, history in (("SCD1, Kafka to Gold", ""), ("SCD2, Kafka to Gold", "scd2")):
+        rates = [count / _timed(broker, "late", "flow", history) for _ in range(_RUNS)]
+        print(f"  {name:<24} {statistics.median(rates):>10,.0f} events/s   ({min(rates):,.0f} to {max(rates):,.0f})")
 
 
 def _freshness(broker: Broker, seconds: int) -> None:
@@ -111,14 +124,14 @@ def _memory(broker: Broker, count: int, keys: int) -> None:
     print(f"  {count / _seconds(output):,.0f} events/s")
 
 
-def _fill(broker: Broker, topic: str, count: int, keys: int) -> float:
+def _fill(broker: Broker, topic: str, count: int, keys: int, late: float = 0.0) -> float:
     """Produce the load and return the mean size of a value in bytes."""
     broker.create_topic(topic, PARTITIONS)
     producer = Producer(
         {"bootstrap.servers": broker.bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 500_000}
     )
     size = 0.0
-    for frame in change_events(count, keys):
+    for frame in change_events(count, keys, late):
         _produce(producer, topic, frame)
         size += float(frame["value"].bin.size().sum())
     producer.flush()
@@ -151,20 +164,21 @@ def _wait_for_gold(lake: Path) -> None:
         time.sleep(0.2)
 
 
-def _child(broker: Broker, topic: str, flow: str, lake: str) -> subprocess.Popen[str]:
+def _child(broker: Broker, topic: str, flow: str, lake: str, history: str = "") -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
         "BENCH_TOPIC": topic,
+        "BENCH_HISTORY": history,
         "GOLDWAX_LAKE": lake,
     }
     command = [sys.executable, "-m", "benchmarks.child", flow, str(_WORKERS)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def _timed(broker: Broker, topic: str, flow: str) -> float:
+def _timed(broker: Broker, topic: str, flow: str, history: str = "") -> float:
     with tempfile.TemporaryDirectory() as lake:
-        output, _ = _child(broker, topic, flow, lake).communicate()
+        output, _ = _child(broker, topic, flow, lake, history).communicate()
     return _seconds(output)
 
 

@@ -3,24 +3,31 @@
 from flows.kpi import Kpi, OnCommit
 from flows.pipeline import Pipeline
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from flows.sources import EventLog, Kafka
-from operators.formats import Debezium, Json
+from operators.expect import Expect
+from operators.formats import Avro, Custom, Debezium, Json, JsonSchema
 from operators.measures import Count, Mean, Sum
 from operators.schema import DeclarationError
 from operators.windows import tumbling
 
 __all__ = [
+    "Avro",
     "Count",
+    "Custom",
     "Debezium",
     "DeclarationError",
     "EventLog",
+    "Expect",
     "Json",
+    "JsonSchema",
     "Kafka",
     "Kpi",
     "Mean",
     "OnCommit",
     "Pipeline",
     "Silver",
+    "Snapshots",
     "Sum",
     "tumbling",
 ]

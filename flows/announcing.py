@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from operators.custom_events import CustomDecodeError
+from operators.expectations import ExpectationError
 from operators.measures import MeasureOverflowError
 from storage.errors import StorageError
 
@@ -17,7 +19,7 @@ def announced() -> Iterator[None]:
         yield
     except StopIteration:
         raise
-    except (StorageError, MeasureOverflowError) as error:
+    except (StorageError, MeasureOverflowError, CustomDecodeError, ExpectationError) as error:
         _log.error("goldwax: stopped: %s", error)
         raise
     except Exception as error:

@@ -10,9 +10,15 @@ from flows.demo.errors import DemoError
 from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
+from flows.quarantine import QuarantineError
+from flows.quarantine_command import add_quarantine, quarantine_lines
+from flows.rebuild import rebuild
+from flows.restaging import CannotRebuildError
 from flows.settings import Settings
+from flows.silver import Silver
+from flows.snapshot_step import PARTITION
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
-from operators.schema import DeclarationError
+from operators.schema import DeclarationError, did_you_mean
 from storage.errors import StorageError
 from storage.maintenance import Maintenance
 from storage.table import Table
@@ -24,6 +30,18 @@ class UsageError(Exception):
     """What was asked for is not there; the message says what is expected."""
 
 
+_TOLD = (
+    UsageError,
+    QuarantineError,
+    CannotRebuildError,
+    DemoError,
+    FreshnessError,
+    StorageError,
+    ModuleNotFoundError,
+    OSError,
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code of the process: 0, 1 for an error with a message, 130 for Ctrl-C."""
     options = _parser().parse_args(arguments)
@@ -33,9 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 run_demo()
             case "maintain":
                 _maintain(options.module)
+            case "quarantine":
+                _quarantine(options)
+            case "rebuild":
+                _rebuild(options.module, options.table)
             case _:
                 _print_tables(options.module)
-    except (UsageError, DemoError, FreshnessError, StorageError, ModuleNotFoundError, OSError) as error:
+    except _TOLD as error:
         return _complain(f"{options.command}: {error}", 1)
     except KeyboardInterrupt:
         return _complain(f"{options.command}: interrupted; the next run goes on from here", _INTERRUPTED)
@@ -89,13 +111,58 @@ def _maintain(module: str) -> None:
         )
 
 
+def _quarantine(options: argparse.Namespace) -> None:
+    pipeline = load_pipeline(options.module)
+    for line in quarantine_lines(options, pipeline, pipeline.lake_of(Settings.from_environment())):
+        _say(line)
+
+
+def _rebuild(module: str, name: str) -> None:
+    pipeline = load_pipeline(module)
+    silver = _silver_named(pipeline, name)
+    lake = pipeline.lake_of(Settings.from_environment())
+    done = rebuild(silver, lake, pipeline.name, _say)
+    if done is None:
+        _say(f"silver {name}: not there yet; the pipeline makes it from staging when it runs")
+        return
+    _say(
+        f"silver {name}: version {done.version} has {done.rows:,} rows made anew; versions before it stay readable for "
+        f"{lake.retention}. Start the pipeline again: it goes on from here, and makes Gold tables over it anew"
+    )
+
+
+def _silver_named(pipeline: Pipeline, name: str) -> Silver:
+    silvers = {silver.name: silver for silver in pipeline.silvers}
+    if name in {kpi.name for kpi in pipeline.kpis}:
+        raise UsageError(
+            f"{name!r} is a Kpi, which the pipeline makes anew by itself when its declaration or its Silver table is "
+            f"another one; expected a Silver table: {', '.join(silvers)}"
+        )
+    if name not in silvers:
+        raise UsageError(
+            f"pipeline {pipeline.name!r} has no table {name!r}; expected one of: {', '.join(silvers)}."
+            f"{did_you_mean(name, silvers)}"
+        )
+    return silvers[name]
+
+
 def _described(facts: TableFacts) -> str:
     lines = [f"version {facts.version}, {facts.rows:,} rows"]
     if facts.totals:
         lines.append(", ".join(f"{name} {facts.totals[name]:,}" for name in COUNTS if name in facts.totals))
+    if facts.unmet:
+        lines.append("not met: " + ", ".join(f"{name} {count:,}" for name, count in sorted(facts.unmet.items())))
     if facts.positions:
-        lines.append("at " + ", ".join(f"{name} {facts.positions[name]:,}" for name in sorted(facts.positions)))
+        lines.append("at " + ", ".join(f"{_input(name)} {end:,}" for name, end in sorted(facts.positions.items())))
+    if facts.taken:
+        lines.append(facts.taken)
     return "\n    ".join(lines)
+
+
+def _input(name: str) -> str:
+    """Return the name of a position as people read it."""
+    topic, _, partition = name.rpartition("/")
+    return f"{topic} (snapshots)" if partition == str(PARTITION) else name
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,8 +171,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="a year of flights becomes fresh Silver and Gold tables under demo-data/")
     tables = commands.add_parser("tables", help="the tables of a pipeline: versions, rows, positions, what was read")
     maintain = commands.add_parser("maintain", help="compact the tables of a pipeline and remove expired files, once")
-    for each in (tables, maintain):
+    anew = commands.add_parser("rebuild", help="make a Silver table anew from staging, as it is declared now")
+    for each in (tables, maintain, anew):
         each.add_argument("module", metavar="MODULE", help="the module that declares `pipeline`, such as flows.flights")
+    anew.add_argument("table", metavar="TABLE", help="the name of the Silver table")
+    add_quarantine(commands)
     return parser
 
 

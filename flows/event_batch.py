@@ -1,16 +1,17 @@
 """What flows from a partition to the tables: the change events of a range of records, in columns."""
 
+import base64
 import json
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
 
-from operators.decode import Decoded
+from flows.announcing import announced
+from operators.decode import RecordDecoder
 from operators.eager import constant
 from operators.schema import Schema
 from storage.positions import Range, partition_id
@@ -20,38 +21,39 @@ _SMALL = 4_000  # records
 _REJECTED = pl.Schema({"_row": pl.Int64(), "stage": pl.String(), "reason": pl.String()})
 _YEAR_10000 = 253_402_300_800_000  # milliseconds since the epoch
 POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
-RAW = pl.Schema(
+_ORIGIN = pl.Schema({**POSITION, "_changed_at": pl.Datetime("us", "UTC"), "_retried": pl.Int64()})
+UNMET = pl.Schema({"_offset": pl.Int64(), "_retried": pl.Int64(), "expectation": pl.String(), "stops": pl.String()})
+"""Columns of what was not met: a row a record and expectation; `stops` says which record stops the run, and why."""
+_NOTHING_UNMET = pl.DataFrame(schema=UNMET)
+_PLACE = pl.coalesce("_retried", "_offset")  # where a row is in the partition that it was read from
+_RAW = pl.Schema(
     {
-        **POSITION,
-        "_changed_at": pl.Datetime("us", "UTC"),
+        **_ORIGIN,
         "key": pl.Binary(),
         "value": pl.Binary(),
         "headers": pl.String(),
     }
 )
-"""Columns of a record as it was read."""
-QUARANTINE = pl.Schema({**RAW, "stage": pl.String(), "reason": pl.String()})
-"""Columns of a quarantine table; `headers` is a JSON list of [name, value], bytes that are not UTF-8 escaped."""
+QUARANTINE = pl.Schema({**_RAW, "stage": pl.String(), "reason": pl.String()})
+"""Columns of a quarantine table: the raw record, and why it is here.
 
-
-class RecordDecoder(Protocol):
-    """Decodes the records of one table; used by one thread at a time."""
-
-    def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], /) -> Decoded:
-        """Return what records say; see `operators.decode`."""
-        ...
+`headers` is a JSON list of [name, value], where {"base64": …} is a value that is not UTF-8. `_retried` is the number of
+the request that the record came again with, NULL the first time.
+"""
+UNDECIDED = pl.Schema({"_row": pl.Int64(), **_RAW})
+"""Columns of undecided records: the row of `events` that each has, and the raw record."""
 
 
 def staging_schema(declared: Schema) -> pl.Schema:
     """Return the columns of a staging table: one row for each record read, whatever became of it.
 
     `_op` is "upsert", "delete" or "truncate", "quarantined" for a record that could not become a row, "dropped"
-    for one that rightly carries no event. `_changed_at` is when the record was written to its log.
+    for one that rightly carries no event. `_changed_at` is when the record was written to its log. A record that was
+    sent in again has one more row, with the position it had, and the number of the request in `_retried`.
     """
     return pl.Schema(
         {
-            **POSITION,
-            "_changed_at": pl.Datetime("us", "UTC"),
+            **_ORIGIN,
             "_op": pl.String(),
             "_sequence": pl.Int64(),
             "_unavailable": pl.List(pl.String()),
@@ -64,9 +66,9 @@ def staging_schema(declared: Schema) -> pl.Schema:
 class EventBatch:
     """The records of one partition from `start` up to `end`, decoded.
 
-    `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`, `undecided`, the records of upserts
-    that may have fields which are no columns yet, those of `RAW`; all are in offset order. None is undecided where a
-    table ignores such fields, nor in staging.
+    `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`, `unmet` those of `UNMET`; all are in
+    offset order. The offsets of the partition of retries are in `_retried`. `undecided`, with the columns `UNDECIDED`,
+    are upserts that may have fields which are no columns yet: none where a table ignores these, nor in staging.
     """
 
     topic: str
@@ -75,6 +77,7 @@ class EventBatch:
     end: int
     events: pl.DataFrame
     rejects: pl.DataFrame
+    unmet: pl.DataFrame = field(default_factory=lambda: _NOTHING_UNMET)
     undecided: pl.DataFrame | None = None
 
     @property
@@ -84,12 +87,20 @@ class EventBatch:
 
     def starting_at(self, offset: int) -> "EventBatch":
         """Return the part of this batch from `offset` on."""
-        if offset == self.start:
-            return self
-        later = pl.col("_offset") >= offset
-        undecided = None if self.undecided is None else self.undecided.filter(later)
-        events, rejects = self.events.filter(later), self.rejects.filter(later)
-        return replace(self, start=offset, events=events, rejects=rejects, undecided=undecided)
+        return self if offset == self.start else self._part(offset, self.end)
+
+    def ending_at(self, offset: int) -> "EventBatch":
+        """Return the part of this batch before `offset`."""
+        return self._part(self.start, offset)
+
+    def _part(self, start: int, end: int) -> "EventBatch":
+        mine = _PLACE.is_between(start, end, closed="left")
+        events, rejects, unmet = (rows.filter(mine) for rows in (self.events, self.rejects, self.unmet))
+        undecided = self.undecided
+        if undecided is not None:
+            before: int = self.events.select((start > _PLACE).sum()).item()
+            undecided = undecided.filter(mine).with_columns(pl.col("_row") - before)
+        return replace(self, start=start, end=end, events=events, rejects=rejects, unmet=unmet, undecided=undecided)
 
 
 def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
@@ -118,20 +129,24 @@ class Decoding:
 
     def __call__(self, records: Records) -> EventBatch | Records:
         """Return the change events of `records`, or a small batch of records itself."""
-        return records if len(records) < _SMALL else decode_records(records, *self._decoder())
+        if len(records) < _SMALL:
+            return records
+        with announced():
+            return decode_records(records, *self._decoder())
 
     def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Return the change events of all batches; those of one partition stay in their order."""
         runs: list[list[Records] | EventBatch] = []
-        open_runs: dict[int, list[Records]] = {}
+        open_runs: dict[tuple[str, int], list[Records]] = {}
         for batch in batches:
+            name = batch.topic, batch.partition
             if isinstance(batch, EventBatch):
                 runs.append(batch)
-                open_runs.pop(batch.partition, None)
-            elif (run := open_runs.get(batch.partition)) and run[-1].end == batch.start:
+                open_runs.pop(name, None)
+            elif (run := open_runs.get(name)) and run[-1].end == batch.start:
                 run.append(batch)
             else:
-                run = open_runs[batch.partition] = [batch]
+                run = open_runs[name] = [batch]
                 runs.append(run)
         waiting = [Records.joined(run) for run in runs if isinstance(run, list)]
         decoded = iter(decode_together(waiting, *self._decoder()) if waiting else ())
@@ -158,8 +173,10 @@ def decode_together(batches: Sequence[Records], decoder: RecordDecoder, schema: 
     undecided: Sequence[int] = ()
     if not keys:
         events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
+        unmet = _NOTHING_UNMET
     else:
         decoded = decoder.decode(keys, values)
+        unmet = decoded.unmet
         rejected = (
             decoded.rejects.cast({"_row": pl.Int64}) if decoded.rejects.height else pl.DataFrame(schema=_REJECTED)
         )
@@ -175,7 +192,8 @@ def decode_together(batches: Sequence[Records], decoder: RecordDecoder, schema: 
             batch.end,
             events[start:end],
             _rejects(batch, rejected, start, end),
-            _raw(batch, _between(undecided, start, end)) if undecided else None,
+            _unmet(batch, unmet, start, end),
+            _undecided(batch, _between(undecided, start, end)) if undecided else None,
         )
         for batch, start, end in zip(batches, ends, ends[1:], strict=False)
     ]
@@ -185,12 +203,18 @@ def _origin(records: Records) -> pl.DataFrame:
     """Return one row a record: where it comes from and when it was written, NULL where that is no calendar date."""
     known = (records.timestamps >= 0) & (records.timestamps < _YEAR_10000)
     written = pl.Series("_changed_at", np.where(known, records.timestamps, 0) * 1000).cast(pl.Datetime("us", "UTC"))
+    written = written if known.all() else written.set(pl.Series(~known), None)
+    if records.origin:
+        first = records.origin
+        columns = [pl.Series(first.topics, dtype=pl.String), first.partitions, first.offsets, written, records.offsets]
+        return pl.DataFrame(dict(zip(_ORIGIN, columns, strict=True)), _ORIGIN)
     return pl.DataFrame(
         {
             "_topic": constant("_topic", records.topic, pl.String(), len(records)),
             "_partition": constant("_partition", records.partition, pl.Int32(), len(records)),
             "_offset": records.offsets,
-            "_changed_at": written if known.all() else written.set(pl.Series(~known), None),
+            "_changed_at": written,
+            "_retried": constant("_retried", None, pl.Int64(), len(records)),
         }
     )
 
@@ -220,8 +244,7 @@ def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> 
     mine = rejected.filter(pl.col("_row").is_between(start, end, closed="left")) if rejected.height else rejected
     if not mine.height:
         return pl.DataFrame(schema=QUARANTINE)
-    raw = _raw(records, (mine["_row"] - start).to_list())
-    return raw.hstack(mine.select("stage", "reason"))
+    return _raw(records, (mine["_row"] - start).to_list()).hstack(mine.select("stage", "reason"))
 
 
 def _raw(records: Records, rows: Sequence[int]) -> pl.DataFrame:
@@ -233,7 +256,11 @@ def _raw(records: Records, rows: Sequence[int]) -> pl.DataFrame:
             "headers": pl.Series([_headers_text(records.headers, row) for row in rows], dtype=pl.String),
         }
     )
-    return _origin(records)[np.array(rows, np.int64)].hstack(raw).select(RAW.names())
+    return _origin(records)[np.array(rows, np.int64)].hstack(raw)
+
+
+def _undecided(records: Records, rows: Sequence[int]) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series("_row", rows, pl.Int64), *_raw(records, rows).get_columns()])
 
 
 def _between(rows: Sequence[int], start: int, end: int) -> list[int]:
@@ -241,10 +268,25 @@ def _between(rows: Sequence[int], start: int, end: int) -> list[int]:
     return [row - start for row in rows[bisect_left(rows, start) : bisect_left(rows, end)]]
 
 
+def _unmet(records: Records, unmet: pl.DataFrame, start: int, end: int) -> pl.DataFrame:
+    """Return what one batch did not meet, whose records are those from `start` to `end` of all."""
+    mine = unmet.filter(pl.col("_row").is_between(start, end, closed="left")) if unmet.height else unmet
+    if not mine.height:
+        return _NOTHING_UNMET
+    found = _origin(records)[(mine["_row"] - start).to_numpy()].hstack(mine[["expectation", "stops"]])
+    where = pl.format("{}/{}/{}: {}", "_topic", "_partition", "_offset", "stops")
+    return found.with_columns(stops=pl.when(pl.col("stops").is_not_null()).then(where)).select(UNMET.names())
+
+
 def _headers_text(headers: Sequence[Headers | None] | None, row: int) -> str | None:
     found = headers[row] if headers else None
     if not found:
         return None
-    return json.dumps(
-        [[name, None if value is None else value.decode(errors="backslashreplace")] for name, value in found]
-    )
+    return json.dumps([[name, _header_json(value)] for name, value in found])
+
+
+def _header_json(value: bytes | None) -> str | dict[str, str] | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value or b"").decode()}

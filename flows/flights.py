@@ -44,7 +44,7 @@ pipeline = flights_from(EventLog(TOPIC, format=FORMAT, directory="demo-data/even
 def flow(tail: bool = True) -> Dataflow:  # noqa: FBT001, FBT002 - the engine's command line passes it: flow(False)
     """Return the dataflow that keeps these tables; without `tail` it ends where the events end now."""
     try:
-        pipeline.silvers[0].source.open(Settings.from_environment()).partitions()
+        pipeline.silvers[0].open_topic(Settings.from_environment()).partitions()
     except UnknownTopicError as error:
         sys.exit(f"goldwax: flights: {error} `make demo` writes the events of the demo.")
     return pipeline.dataflow(tail=tail)

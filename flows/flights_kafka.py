@@ -37,7 +37,7 @@ def fill_topic(events: pl.DataFrame, settings: Settings) -> int:
     A partition's records are its events in order, so what is missing begins at its end offset. Raises SourceError,
     KafkaError.
     """
-    topic = pipeline.silvers[0].source.open(settings)
+    topic = pipeline.silvers[0].open_topic(settings)
     missing = [events.filter(partition=partition).slice(topic.bounds(partition)[1]) for partition in topic.partitions()]
     producer = _producer(settings)
     try:

@@ -66,7 +66,7 @@ def measure_freshness(lake: Lake, silver: str, gold: str, since: datetime, until
 
 
 def _records(staging: Path, since: datetime, until: datetime) -> pl.DataFrame:
-    wanted = pl.col("_changed_at").is_between(since, until, closed="left")
+    wanted = pl.col("_changed_at").is_between(since, until, closed="left") & pl.col("_retried").is_null()
     source = pl.format("{}/{}", "_topic", "_partition").alias("partition_id")
     return pl.scan_delta(str(staging)).filter(wanted).select(source, "_offset", "_changed_at").collect()
 

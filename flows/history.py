@@ -1,11 +1,11 @@
 """What a Silver table keeps of each key."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Literal, get_args
 
 import polars as pl
 
-from flows.lake import SIDE
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, did_you_mean
 
@@ -13,7 +13,7 @@ History = Literal["scd1", "scd2"]
 """The current row alone; or a row for every state the key was in, valid from one sequence to the next."""
 
 
-def checked_history(name: str, history: str, track: Sequence[str] | None, schema: Schema) -> None:
+def checked_history(history: str, track: Sequence[str] | None, schema: Schema) -> None:
     """Check what a Silver table declares of its history. Raises DeclarationError."""
     known = get_args(History)
     if history not in known:
@@ -27,7 +27,17 @@ def checked_history(name: str, history: str, track: Sequence[str] | None, schema
             raise DeclarationError(
                 f"track: unknown column {column!r}; the table has: {', '.join(schema)}.{did_you_mean(column, schema)}"
             )
-    if history == "scd2" and (taken := [name for name in history_columns(pl.Int64()) if name in schema]):
+    if history == "scd2" and (taken := [name for name in schema if name.lower() in history_columns(pl.Int64())]):
         raise DeclarationError(f"column {taken[0]!r} is one that history='scd2' makes itself; rename it")
-    if name.endswith(SIDE):
-        raise DeclarationError(f"names that end with {SIDE!r} are kept for what is remembered beside a history")
+
+
+def checked_retention(history: str, retention: timedelta | None) -> None:
+    """Check how long a Silver table remembers deletes. Raises DeclarationError."""
+    if retention is None:
+        return
+    if history != "scd1":
+        raise DeclarationError(
+            "tombstone_retention is for history='scd1': the deletes of a history are the ends of its rows"
+        )
+    if retention <= timedelta(0):
+        raise DeclarationError(f"tombstone_retention={retention}: expected a time, as timedelta(days=30)")

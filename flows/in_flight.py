@@ -71,15 +71,23 @@ class InFlight:
 
     def has_room(self) -> bool:
         """Tell whether another batch may be emitted."""
-        if self._is_below_limits():
-            return True
+        if not self._is_below_limits():
+            self._let_go()
+        return self._is_below_limits()
+
+    def is_clear(self) -> bool:
+        """Tell whether all that was emitted is merged."""
+        self._let_go()
+        return not self._batches
+
+    def _let_go(self) -> None:
+        """Forget the batches that are merged."""
         self._progress.refresh()
         merged = self._progress.position(self._partition_id)
         while self._batches and self._batches[0][0] <= merged:
             _, records, size = self._batches.popleft()
             self._records -= records
             self._bytes -= size
-        return self._is_below_limits()
 
     def _is_below_limits(self) -> bool:
         return self._records < self._limits.records and self._bytes < self._limits.bytes

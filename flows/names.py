@@ -2,7 +2,14 @@
 
 import re
 
+from flows.lake import RETRY, SHADOW, SIDE
 from operators.schema import DeclarationError
+
+_KEPT = {
+    SIDE: "what is remembered beside a Silver table",
+    SHADOW: "rebuilds",
+    RETRY: "records that are sent in again",
+}
 
 
 def checked_name(what: str, name: str) -> str:
@@ -13,3 +20,13 @@ def checked_name(what: str, name: str) -> str:
             "underscores; it names folders and steps"
         )
     return name
+
+
+def checked_silver_name(name: str) -> str:
+    """Return the name of a Silver table. Raises DeclarationError also for one that we make folders with ourselves."""
+    for word, kept in _KEPT.items():
+        if f"{word}_" in f"{name}_":
+            raise DeclarationError(
+                f"Silver {name!r}: names that end with {word!r}, or have '{word}_' in them, are kept for {kept}"
+            )
+    return checked_name("Silver", name)

@@ -8,14 +8,15 @@ from datetime import timedelta
 from bytewax.dataflow import Dataflow
 
 from flows.batching import Batching
-from flows.dataflow import Run, build
+from flows.dataflow import build
 from flows.kpi import Kpi
 from flows.lake import Lake
 from flows.learned import as_learned
 from flows.names import checked_name
+from flows.run import Run
 from flows.settings import Settings
 from flows.silver import Silver
-from flows.tables import gold_table, quarantine_table, side_table, silver_table, staging_table
+from flows.tables import ambiguous_table, gold_table, quarantine_table, side_table, silver_table, staging_table
 from operators.schema import DeclarationError
 from storage.errors import StorageError
 from storage.table_declaration import check_table
@@ -93,10 +94,10 @@ class Pipeline:
         """Find out now, with a clear message, what would stop the workers later."""
         for declared in self.silvers:
             silver = as_learned(declared, run.lake)
+            check_table(run.lake.silver(silver.name), silver_table(silver, self.name))  # says most of what differs
             check_table(run.lake.staging(silver.name), staging_table(silver, self.name))
             check_table(run.lake.quarantine(silver.name), quarantine_table(self.name))
-            check_table(run.lake.silver(silver.name), silver_table(silver, self.name))
-            if silver.history == "scd2":
-                check_table(run.lake.side(silver.name), side_table(silver, self.name))
+            check_table(run.lake.side(silver.name), side_table(silver, self.name))
+            check_table(run.lake.ambiguous(silver.name), ambiguous_table(silver, self.name))
         for kpi in self.kpis:
             check_table(run.lake.gold(kpi.name), gold_table(kpi, self.name))

@@ -10,7 +10,7 @@ from flows.announcing import announced
 from flows.in_flight import InFlight, Limits, Progress
 from flows.stopping import Stopping
 from storage.positions import partition_id
-from storage.records import Records, Topic
+from storage.records import RecordLog, Records
 
 _READ_SECONDS = 0.0  # the stages of the worker would wait meanwhile
 _IDLE = timedelta(milliseconds=10)
@@ -22,15 +22,22 @@ class Reading:
     """How to read a topic: where from, how far, and how much at once.
 
     `position` gives the position to start a partition at. A batch has at most `batch_records`.
-    Without `tail`, a partition ends at the end offset it has when it is opened.
+    Without `tail`, a partition ends at the end offset it has when it is opened. A `silent` partition that
+    stands at 0 says nothing before its first record.
     """
 
-    topic: Topic
+    topic: RecordLog
     partitions: Sequence[int]
     position: Callable[[int], int]
     tail: bool
     batch_records: int
     limits: Limits
+    silent: bool = False
+
+    @property
+    def partition_ids(self) -> list[str]:
+        """The partition ids of the topic."""
+        return [partition_id(self.topic.name, partition) for partition in self.partitions]
 
     def check(self) -> None:
         """Find out now what would stop a worker when it opens a partition. Raises SourceError."""
@@ -47,18 +54,21 @@ class RecordSource(FixedPartitionedSource[Records, int]):
     The engine's own resume state is not used: the lake says where to go on.
     """
 
-    def __init__(self, reading: Reading, progress: Progress, stopping: Stopping) -> None:
-        self._reading, self._progress, self._stopping = reading, progress, stopping
+    def __init__(self, readings: Sequence[Reading], progress: Progress, stopping: Stopping) -> None:
+        self._readings = {reading.topic.name: reading for reading in readings}
+        self._progress, self._stopping = progress, stopping
 
     def list_parts(self) -> list[str]:
-        """Return the partition ids of the topic."""
-        return [partition_id(self._reading.topic.name, partition) for partition in self._reading.partitions]
+        """Return the partition ids of all that is read."""
+        return [partition for reading in self._readings.values() for partition in reading.partition_ids]
 
     def build_part(self, _step_id: str, for_part: str, _resume_state: int | None) -> "_RecordPartition":
         """Open one partition."""
-        in_flight = InFlight(for_part, self._reading.limits, self._progress)
+        name, _, partition = for_part.rpartition("/")
+        reading = self._readings[name]
+        in_flight = InFlight(for_part, reading.limits, self._progress)
         with announced():
-            return _RecordPartition(self._reading, int(for_part.rpartition("/")[2]), in_flight, self._stopping)
+            return _RecordPartition(reading, int(partition), in_flight, self._stopping)
 
 
 class _RecordPartition(StatefulSourcePartition[Records, int]):
@@ -66,7 +76,8 @@ class _RecordPartition(StatefulSourcePartition[Records, int]):
         topic = reading.topic
         self._position = reading.position(partition)
         self._end = None if reading.tail else topic.bounds(partition)[1]
-        self._opening: Records | None = Records.empty(topic.name, partition, self._position)
+        opening = Records.empty(topic.name, partition, self._position)
+        self._opening: Records | None = None if reading.silent and not self._position else opening
         self._reader = topic.reader(partition, self._position)
         self._batch_records = reading.batch_records
         self._in_flight, self._stopping = in_flight, stopping

@@ -1,24 +1,28 @@
 """The stage that keeps a Silver table: changes detected with keyed state, merged in one commit with the positions."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import polars as pl
 
+from flows.ambiguous_pairs import AmbiguousPairs
 from flows.event_batch import QUARANTINE, EventBatch, joined_ranges, staging_schema
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.learned import as_learned
+from flows.metrics import count_fates
 from flows.row_changes import row_changes
 from flows.settling import in_columns
 from flows.silver import Silver
-from flows.silver_state import Plan, open_state
+from flows.silver_state import Plan, SilverState
 from flows.stage import advance
 from flows.tables import silver_table
+from flows.ties import Ties
 from operators.changes import Changes
 from operators.eager import rows_where
 from operators.held_rows import Flags
+from operators.outcomes import Counts
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeResult, MergeWriter
 from storage.owned_table import Commit, OwnedTable, read_positions
@@ -69,6 +73,10 @@ class SilverStage:
             self._progress.settle(batch.range)
         return [done]
 
+    def close(self) -> None:
+        """Leave the table alone from now on."""
+        self._maintenance.close()
+
     def _open(self) -> None:
         uri = self._lake.silver(self._silver.name)
         self._silver = as_learned(self._silver, self._lake)
@@ -76,7 +84,8 @@ class SilverStage:
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.positions(self._partitions)
         locator = RowLocator(self._table)
-        self._state = open_state(self._silver, self._lake, self._pipeline, locator, self._positions)
+        self._state = SilverState(self._silver, self._lake, self._pipeline, locator, self._positions)
+        self._pairs = AmbiguousPairs(self._silver, self._lake, self._pipeline, self._positions)
         self._writer = MergeWriter(self._table, locator)
         self._maintenance = Maintenance(self._table, locator, self._lake.retention)
 
@@ -109,9 +118,12 @@ class SilverStage:
         fates = {fate: (events["_op"] == fate).to_numpy() for fate in _DONE}
         plan: Plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
+        self._pairs.settle(plan.outcome.pairs)
         self._state.remember(plan, ends)
-        result = self._writer.merge(row_changes(plan.changes), Commit(ends, _ledger(fresh, plan, fates)))
+        ledger = _ledger(fresh, plan.outcome.counts, fates, self._silver.ties)
+        result = self._writer.merge(row_changes(plan.changes), Commit(ends, ledger))
         self._state.apply(plan)
+        count_fates(self._silver.name, ledger)
         self._positions |= ends
         self._maintenance.tick()
         return _handover(self._silver.name, plan.changes, result)
@@ -134,10 +146,13 @@ class SilverStage:
         return fresh
 
 
-def _ledger(batches: Sequence[EventBatch], plan: Plan, fates: Mapping[str, Flags]) -> dict[str, object]:
+def _ledger(batches: Sequence[EventBatch], found: Counts, fates: Mapping[str, Flags], ties: Ties) -> dict[str, object]:
     done = {fate: int(flags.sum()) for fate, flags in fates.items()}
+    if ties == "quarantine":
+        done["quarantined"] += found.ambiguous
+        found = replace(found, ambiguous=0)
     read = sum(batch.events.height for batch in batches)
-    return {"ranges": joined_ranges(batches), "read": read, **asdict(plan.counts), **done}
+    return {"ranges": joined_ranges(batches), "read": read, **asdict(found), **done}
 
 
 def _handover(table: str, changes: Changes, result: MergeResult) -> Handover:

@@ -1,27 +1,32 @@
 """What a Silver stage knows of its table, and keeps in step with it: current rows, or histories."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from flows.lake import Lake
 from flows.silver import Silver
 from flows.tables import side_table
 from operators.changes import Changes
+from operators.held_rows import Flags
+from operators.history_rows import OverlapError
 from operators.key_index import Slots
-from operators.scd1 import Counts, Scd1
-from operators.scd1 import Plan as CurrentPlan
-from operators.scd2 import Plan as HistoryPlan
+from operators.order import Order
+from operators.outcomes import Outcome
+from operators.remembered import Memory
+from operators.scd1 import Scd1
 from operators.scd2 import Scd2
-from storage.errors import HoleError
+from storage.errors import HoleError, TableMismatchError
 from storage.maintenance import Maintenance
 from storage.merge_writer import MergeWriter, RowChanges
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Positions
 from storage.row_locator import RowLocator
-from storage.staging import is_below, read_deletes
+from storage.staging import is_below
 from storage.table_declaration import read_snapshot
 
 
@@ -34,26 +39,35 @@ class Plan(Protocol):
         ...
 
     @property
-    def counts(self) -> Counts:
+    def outcome(self) -> Outcome:
         """What became of the events."""
+        ...
+
+    @property
+    def memory(self) -> Memory:
+        """What must be known and will show in no row."""
         ...
 
 
 _Plan = TypeVar("_Plan")
 
 
-class State(Protocol[_Plan]):
-    """Detects changes.
+class ChangeDetection(Protocol[_Plan]):
+    """Works out what events change, and knows what came of it; `operators` has one for each kind of history."""
 
-    A batch is planned; what no row shows is remembered; the rows are merged; then the plan is applied.
-    """
+    loaded_columns: list[str]
+    remembered_columns: list[str]
+
+    def load(self, rows: pl.DataFrame, /) -> Slots:
+        """Take in rows of the table."""
+        ...
+
+    def load_remembered(self, events: pl.DataFrame, merged: Flags, /) -> Slots:
+        """Take in remembered events."""
+        ...
 
     def plan(self, events: pl.DataFrame, /) -> _Plan:
         """Work out what events change."""
-        ...
-
-    def remember(self, plan: _Plan, positions: Positions, /) -> None:
-        """Commit what must be known and will show in no row. Raises TransientError."""
         ...
 
     def apply(self, plan: _Plan, /) -> None:
@@ -61,74 +75,79 @@ class State(Protocol[_Plan]):
         ...
 
 
-def open_state(
-    silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, positions: Mapping[str, int]
-) -> State[Any]:
-    """Read back what is known of the table whose rows `locator` finds, and which stands at these positions."""
-    if silver.history == "scd1":
-        return Current(silver, lake, locator, positions)
-    return Histories(silver, lake, pipeline, locator, positions)
+class SilverState:
+    """The state of a Silver table, and the table beside it of events that no row shows.
 
-
-class Current:
-    """The state of an SCD1 table; deletes are read back from staging."""
-
-    def __init__(self, silver: Silver, lake: Lake, locator: RowLocator, positions: Mapping[str, int]) -> None:
-        self._scd1 = Scd1(pl.Schema(silver.schema), silver.keys, locator)
-        locator.load(self._scd1.load, self._scd1.loaded_columns)
-        self._scd1.load_deletes(*read_deletes(lake.staging(silver.name), positions))
-        self.plan, self.apply = self._scd1.plan, self._scd1.apply
-
-    def remember(self, plan: CurrentPlan, positions: Positions) -> None:
-        """Remember nothing: staging has the deletes."""
-
-
-class Histories:
-    """The state of an SCD2 table, and the table beside it of events that no row shows.
-
-    That one commits first. When a run ends between the two, what it has of later positions comes again, and is written
-    a second time, which changes nothing.
+    A batch is planned; what no row shows is remembered; the rows are merged; then the plan is applied. When a run ends
+    before the rows are merged, the events come again: what is remembered of them already is not honoured at the start,
+    is remembered anew, and goes.
     """
 
     def __init__(
         self, silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, positions: Mapping[str, int]
     ) -> None:
-        self._positions = positions
+        self._positions, self._uri = positions, lake.silver(silver.name)
         _check_side(lake.side(silver.name), positions)
         self._side = OwnedTable(lake.side(silver.name), side_table(silver, pipeline))
         remembered = RowLocator(self._side)
         self._writer = MergeWriter(self._side, remembered)
         self._maintenance = Maintenance(self._side, remembered, lake.retention)
-        self._scd2 = Scd2(
-            pl.Schema(silver.schema),
-            silver.keys,
-            locator,
-            remembered,
-            sequence=silver.sequence_type,
-            tracked=silver.track,
-        )
-        locator.load(self._scd2.load, self._scd2.loaded_columns)
-        remembered.load(self._load, [*self._scd2.remembered_columns, "_topic", "_partition", "_offset"])
-        self.plan, self.apply = self._scd2.plan, self._scd2.apply
+        self._detection = _detection(silver, locator, remembered)
+        locator.load(self._detection.load, self._detection.loaded_columns)
+        self._expired = _expiry(lake.side(silver.name), silver.tombstone_retention)
+        told = [*self._detection.remembered_columns, "_topic", "_partition", "_offset", "_changed_at"]
+        remembered.load(self._load, told)
+        self._locator = locator
+        self.apply = self._detection.apply
 
-    def remember(self, plan: HistoryPlan, positions: Positions) -> None:
+    def plan(self, events: pl.DataFrame) -> Plan:
+        """Work out what `events` change. Raises TableMismatchError when rows that others wrote are no history."""
+        try:
+            plan: Plan = self._detection.plan(events)
+        except OverlapError as error:
+            rows = self._locator.rows(error.slots).to_dicts()
+            raise TableMismatchError(
+                f"{self._uri}: two rows of a key are valid at the same time, {rows[0]} and {rows[1]}; expected a row "
+                "to end where the next one begins. Another writer has added one of them: delete the one that is wrong"
+            ) from None
+        return plan
+
+    def remember(self, plan: Plan, positions: Positions) -> None:
         """Commit what no row shows. Raises TransientError."""
-        if plan.remembered.height:
-            nothing, none = plan.remembered.clear(), np.empty(0, np.int64)
-            slots = plan.remembered_slots
-            changes = RowChanges(plan.remembered, slots, nothing, nothing, none, nothing, none)
+        memory = plan.memory
+        if memory.events.height:
+            nothing, none = memory.events.clear(), np.empty(0, np.int64)
+            changes = RowChanges(memory.events, memory.slots, nothing, nothing, none, nothing, memory.forgotten)
             self._writer.merge(changes, Commit(positions))
             self._maintenance.tick()
 
-    def _load(self, events: pl.DataFrame) -> Slots:
-        merged = events.select(is_below(self._positions)).to_series()
-        return self._scd2.load_remembered(events, merged.to_numpy())
+    def _load(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
+        honoured = events.select(is_below(self._positions) & ~self._expired).to_series()
+        return self._detection.load_remembered(events, honoured.to_numpy())
+
+
+def _detection(silver: Silver, held: RowLocator, remembered: RowLocator) -> ChangeDetection[Any]:
+    schema, order = pl.Schema(silver.schema), Order(silver.sequence_type, first_stands=silver.ties == "quarantine")
+    if silver.history == "scd1":
+        return Scd1(schema, silver.keys, held, remembered, order)
+    return Scd2(schema, silver.keys, held, remembered, order, tracked=silver.track)
+
+
+def _expiry(uri: str, retention: timedelta | None) -> pl.Expr:
+    """Tell of each remembered event whether it is a delete so much older, by its log, than the newest that there is."""
+    if retention is None:
+        return pl.lit(value=False)
+    newest = pl.scan_delta(uri).select(pl.col("_changed_at").max()).collect().item()
+    if newest is None:
+        return pl.lit(value=False)
+    expired: pl.Expr = (pl.col("_op") == "delete") & (pl.col("_changed_at") < newest - retention)
+    return expired.fill_null(value=False)
 
 
 def _check_side(uri: str, positions: Mapping[str, int]) -> None:
-    """Check that the table beside a history, which is made before its first commit, is still there."""
+    """Check that the table beside a Silver table, which is made before its first commit, is still there."""
     if positions and read_snapshot(uri) is None:
         raise HoleError(
-            f"{uri}: the table is gone, and with it the events that no row of the history shows. Restore it, or move "
-            "the Silver table away too: both are made anew from staging"
+            f"{uri}: the table is gone, and with it the events that no row of Silver shows. Restore it, or move the "
+            "Silver table away too: both are made anew from staging"
         )

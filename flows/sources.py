@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from flows.settings import Settings
+from operators.avro_reader import Schemas
 from operators.formats import Format, Json
+from operators.readers import unknown
 from operators.schema import DeclarationError
 from storage.event_log import EventLogTopic
 from storage.kafka import kafka_topic
 from storage.kafka_settings import KafkaSettings
 from storage.records import Topic
+from storage.registry import RegistrySettings, SchemaRegistry
 
 Start = Literal["earliest", "latest"] | datetime | int
 """Where a table without a position begins: the first or the end offset, the first record at or after an instant
@@ -65,6 +68,15 @@ class EventLog:
     def open(self, settings: Settings) -> Topic:
         """Return the topic to read."""
         return EventLogTopic(Path(settings.events or self.directory), self.topic)
+
+
+def schemas_of(fmt: Format, settings: Settings) -> Schemas:
+    """Return what knows the schemas of a format: its registry, if it has one. Asks nothing yet."""
+    declared = getattr(fmt, "registry", None)
+    if declared is None:
+        return unknown
+    url = (settings.registry_url or declared).rstrip("/")
+    return SchemaRegistry(RegistrySettings(url, *settings.registry_login)).texts
 
 
 def start_position(topic: Topic, partition: int, start: Start) -> int:

@@ -1,6 +1,6 @@
 """The stage that makes records durable: quarantine first, then staging, each range once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import polars as pl
@@ -8,11 +8,12 @@ import polars as pl
 from flows.event_batch import Decoding, EventBatch, joined_ranges
 from flows.lake import Lake
 from flows.learned import as_learned
+from flows.metrics import count_unmet
 from flows.settling import decide
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
-from operators.learning import Learner
+from operators.expectations import ExpectationError
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
@@ -53,7 +54,7 @@ class _AppendTable:
         position = self._positions.get(batch.range.partition_id, batch.start)
         return batch.starting_at(max(position, batch.start)) if batch.end > position else None
 
-    def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: dict[str, int]) -> None:
+    def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: Mapping[str, object]) -> None:
         ends = {batch.range.partition_id: batch.end for batch in batches}
         firsts = {
             first_staged(batch.range.partition_id): batch.start for batch in reversed(batches) if self.is_new(batch)
@@ -67,8 +68,8 @@ class StagingStage:
     """Appends every record once to the staging table of a Silver table, in the order of its partition.
 
     Quarantine commits before staging and holds no position back: it takes rejects from its own position on, and
-    a partition that had none since stands where it stood. Columns that are learned from records commit before both, so
-    that what quarantine has seen is decided the same when it comes again.
+    a partition that had none since stands where it stood. Columns that are learned from a record commit before both, so
+    that what quarantine has seen is decided the same when it comes again; records before it commit before the columns.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class StagingStage:
         self._decoding, self._learner = decoding, silver.learner()
         self._open()
 
-    def advance(self, inputs: Sequence[EventBatch | Records]) -> Sequence[EventBatch]:
+    def advance(self, inputs: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Commit what is new of `inputs` and return it, durable."""
         batches = self._decoding.rest(inputs)
         return advance(lambda: self._commit(batches), self._open)
@@ -92,25 +93,29 @@ class StagingStage:
         self._staging = _AppendTable(staging, self._partitions, self._lake.retention)
         self._quarantine = _AppendTable(quarantine, self._partitions, self._lake.retention)
 
-    def _commit(self, batches: Sequence[EventBatch]) -> Sequence[EventBatch]:
-        fresh: Sequence[EventBatch] = self._staging.fresh(batches)
-        if self._learner:
-            fresh = self._decided(fresh, self._learner)
+    def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
+        left: Sequence[EventBatch] = self._staging.fresh(batches)
+        if self._learner is None:
+            return self._append(left)
+        done: list[EventBatch] = []
+        while left:
+            decided = decide(left, self._learner, self._silver)
+            done += self._append(decided.batches)
+            if decided.rest:
+                self._table.evolve(staging_table(decided.learned, self._pipeline))
+                self._know(decided.learned)
+            left = decided.rest
+        return done
+
+    def _append(self, fresh: Sequence[EventBatch]) -> list[EventBatch]:
         covering = [batch for batch in fresh if batch.end > batch.start or self._staging.is_new(batch)]
+        unmet = _unmet(covering)
         self._commit_rejects([batch for batch in covering if batch.rejects.height])
         if covering:
             rows = pl.concat([batch.events for batch in covering])
-            self._staging.append(rows, covering, {"read": rows.height})
-        return fresh
-
-    def _decided(self, batches: Sequence[EventBatch], learner: Learner) -> Sequence[EventBatch]:
-        """Decide about undeclared fields, and let the table have the columns that are learned from them."""
-        decided = decide(batches, learner, self._silver.declared, self._silver.learned)
-        if decided.learned != self._silver.learned:
-            wiser = self._silver.having_learned(decided.learned)
-            self._table.evolve(staging_table(wiser, self._pipeline))
-            self._know(wiser)
-        return decided.batches
+            self._staging.append(rows, covering, {"read": rows.height, **({"unmet": unmet} if unmet else {})})
+            count_unmet(self._silver.name, unmet)
+        return [*fresh]
 
     def _know(self, silver: Silver) -> None:
         """Remember what the table has learned; the decoders of this process then read it faster."""
@@ -123,3 +128,16 @@ class StagingStage:
         if unseen:
             rejects = pl.concat([batch.rejects for batch in unseen])
             self._quarantine.append(rejects, unseen, {"read": rejects.height})
+
+
+def _unmet(batches: Sequence[EventBatch]) -> dict[str, int]:
+    """Count how often each expectation was not met. Raises ExpectationError for a record that stops the run."""
+    found = [batch.unmet for batch in batches if batch.unmet.height]
+    if not found:
+        return {}
+    unmet = pl.concat(found)
+    if stops := unmet["stops"].drop_nulls().to_list():
+        raise ExpectationError(
+            f"{stops[0]}. Correct the record where it comes from, or declare what else to do than otherwise='fail'"
+        )
+    return dict(unmet["expectation"].value_counts().sort("expectation").rows())

@@ -11,7 +11,11 @@ from deltalake.exceptions import TableNotFoundError
 
 from flows.lake import SIDE, Lake
 from flows.pipeline import Pipeline
+from flows.snapshot_step import REFUSED, TAKEN, snapshot_partition
+from flows.snapshots import Snapshots
+from storage.ledger import REBUILT
 from storage.owned_table import LEDGER
+from storage.staged_state import read_fates
 from storage.table_declaration import read_snapshot
 
 COUNTS = ("read", "applied", "no_op", "superseded", "duplicate", "ambiguous", "quarantined", "dropped")
@@ -19,18 +23,21 @@ COUNTS = ("read", "applied", "no_op", "superseded", "duplicate", "ambiguous", "q
 
 @dataclass(frozen=True, slots=True)
 class TablePlace:
-    """One table of a pipeline and where it is."""
+    """One table of a pipeline and where it is; `snapshots` are those that a staging table holds the events of."""
 
     layer: str
     name: str
     uri: str
+    snapshots: Snapshots | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """One table as it is: `totals` add up the counts of the ledgers still in its log, `positions` are its own.
+    """One table as it is: `totals` add up the counts of the ledgers still in its log, from the last rebuild on.
 
-    `positions` maps a partition to the next offset to read, or for Gold a Silver table to the version shown.
+    `positions` are its own. They map a partition to the next offset to read, or for Gold a Silver table to the version
+    shown; `unmet` an expectation to how many records did not meet it. A record that is sent in again is read again.
+    `taken` says which full snapshots were taken in.
     """
 
     place: TablePlace
@@ -38,16 +45,18 @@ class TableFacts:
     rows: int
     totals: dict[str, int]
     positions: dict[str, int]
+    unmet: dict[str, int]
+    taken: str = ""
 
 
 def table_places(pipeline: Pipeline, lake: Lake) -> Iterator[TablePlace]:
     """Yield the tables of a pipeline, layer by layer."""
     for silver in pipeline.silvers:
-        yield TablePlace("staging", silver.name, lake.staging(silver.name))
+        yield TablePlace("staging", silver.name, lake.staging(silver.name), silver.snapshots)
         yield TablePlace("quarantine", silver.name, lake.quarantine(silver.name))
         yield TablePlace("silver", silver.name, lake.silver(silver.name))
-        if silver.history == "scd2":
-            yield TablePlace("silver", f"{silver.name}{SIDE}", lake.side(silver.name))
+        yield TablePlace("silver", f"{silver.name}{SIDE}", lake.side(silver.name))
+        yield TablePlace("ambiguous", silver.name, lake.ambiguous(silver.name))
     for kpi in pipeline.kpis:
         yield TablePlace("gold", kpi.name, lake.gold(kpi.name))
 
@@ -73,11 +82,26 @@ def table_facts(place: TablePlace) -> TableFacts | None:
         return None
     rows = int(pl.scan_delta(table).select(pl.len()).collect().item())
     totals: Counter[str] = Counter()
+    unmet: Counter[str] = Counter()
     positions: dict[str, int] = {}
     for entry in reversed(table.history()):
         ledger = json.loads(entry.get(LEDGER, "{}"))
+        if ledger.get(REBUILT):
+            totals.clear()
         totals.update({name: ledger[name] for name in COUNTS if name in ledger})
+        unmet.update(ledger.get("unmet", {}))
         positions |= {name: end for name, (_, end) in ledger.get("ranges", {}).items()}
         if "silver" in ledger:
             positions[ledger["silver"]] = ledger["version"]
-    return TableFacts(place, table.version(), rows, dict(totals), positions)
+    return TableFacts(place, table.version(), rows, dict(totals), positions, dict(unmet), _taken(place))
+
+
+def _taken(place: TablePlace) -> str:
+    """Return how many snapshots a staging table holds the events of, and the newest version."""
+    if place.snapshots is None:
+        return ""
+    fates = read_fates(place.uri, snapshot_partition(place.snapshots.topic), [TAKEN, REFUSED])
+    taken = {*fates.filter(pl.col("_op") == TAKEN)["_sequence"]}
+    refused = len({*fates["_sequence"]} - taken)
+    newest = f", the newest {place.snapshots.shown(max(taken))}" if taken else ""
+    return f"snapshots of {place.snapshots.path}: {len(taken)} taken in{newest}; {refused} refused"

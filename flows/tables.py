@@ -1,18 +1,25 @@
 """What each table of a pipeline is declared to be, for its owner and for the check before a run."""
 
+from dataclasses import replace
+
 import polars as pl
 import pyarrow as pa
 
 from flows.event_batch import QUARANTINE, staging_schema
 from flows.kpi import Kpi
 from flows.silver import Silver
+from flows.snapshots import Snapshots
 from operators.line import EVENT
+from operators.outcomes import pair_schema
+from operators.technical import technical
+from storage.definition import Terms
 from storage.table_declaration import Declaration
 
 
 def staging_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the staging table of a Silver table."""
-    return Declaration(_arrow(staging_schema(silver.schema)), pipeline, _definition(silver))
+    schema, terms = _arrow(staging_schema(silver.schema)), _staged_terms(silver)
+    return Declaration(schema, pipeline, _definition(silver), terms=terms, remedy=_remedy(silver))
 
 
 def quarantine_table(pipeline: str) -> Declaration:
@@ -22,15 +29,21 @@ def quarantine_table(pipeline: str) -> Declaration:
 
 def silver_table(silver: Silver, pipeline: str) -> Declaration:
     """Return a Silver table."""
-    schema, definition = _arrow(silver.row_schema), _definition(silver) + _history(silver)
-    return Declaration(schema, pipeline, definition, change_feed=True, vectors=_vectors(silver))
+    return replace(_merged(silver, pipeline, silver.row_schema), change_feed=True, vectors=_vectors(silver))
 
 
 def side_table(silver: Silver, pipeline: str) -> Declaration:
-    """Return the table beside a history, of the events that no row shows."""
+    """Return the table beside a Silver table, of the events that no row shows."""
     staged = staging_schema(silver.schema)
     schema = pl.Schema({name: staged[name] for name in [*EVENT, *silver.schema]})
-    return Declaration(_arrow(schema), pipeline, _definition(silver) + _history(silver))
+    return replace(_merged(silver, pipeline, schema), vectors=True)
+
+
+def ambiguous_table(silver: Silver, pipeline: str) -> Declaration:
+    """Return the table of the ambiguous pairs of a Silver table."""
+    event = pl.Schema({**technical(silver.sequence_type), **silver.schema})
+    schema = pair_schema(event, [*silver.schema])
+    return Declaration(_arrow(schema), pipeline, "pairs of events that have no order")
 
 
 def gold_table(kpi: Kpi, pipeline: str, silver_id: str = "") -> Declaration:
@@ -43,13 +56,50 @@ def _vectors(table: Silver | Kpi) -> bool:
     return table.strategy == "deletion_vectors"
 
 
+def _merged(silver: Silver, pipeline: str, schema: pl.Schema) -> Declaration:
+    """Return a table of what the events of a Silver table come to."""
+    ties = {"ties": silver.ties} if silver.ties == "quarantine" else {}
+    terms = {**_staged_terms(silver), "history": silver.history, "track": silver.track, **ties}
+    definition = _definition(silver) + _history(silver)
+    return Declaration(_arrow(schema), pipeline, definition, terms=terms, remedy=_remedy(silver))
+
+
 def _definition(silver: Silver) -> str:
+    """Return what the rows depend on; snapshots beside a stream are events like its own, and may be declared later."""
     source = silver.source
-    return f"topic {source.topic}, {source.format}, keys {list(silver.keys)}, sequence_by {silver.sequence_by}"
+    ignored = f", ignore_null_updates {sorted(silver.ignore_null_updates)}" if silver.ignore_null_updates else ""
+    keys, sequence = list(silver.keys), silver.sequence_by
+    return f"topic {source.topic}, {_kind(silver)}, keys {keys}, sequence_by {sequence}{ignored}"
+
+
+def _kind(silver: Silver) -> str:
+    source = silver.source
+    return f"snapshots by {source.version_type}" if isinstance(source, Snapshots) else f"{source.format}"
 
 
 def _history(silver: Silver) -> str:
-    return f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
+    history = f", history {silver.history}, track {silver.track}" if silver.history != "scd1" else ""
+    return history + (f", ties {silver.ties}" if silver.ties == "quarantine" else "")
+
+
+def _staged_terms(silver: Silver) -> Terms:
+    """Return what the events in staging depend on, as it was declared."""
+    source = silver.source
+    ignored = {"ignore_null_updates": sorted(silver.ignore_null_updates)} if silver.ignore_null_updates else {}
+    return {
+        "topic": source.topic,
+        "format": _kind(silver),
+        "keys": silver.keys,
+        "sequence_by": silver.sequence_by,
+        **ignored,
+    }
+
+
+def _remedy(silver: Silver) -> str:
+    return (
+        f"Declare it as it was, or run `goldwax rebuild MODULE {silver.name}`: it makes the rows anew from staging, "
+        "where that has all they need"
+    )
 
 
 def _arrow(schema: pl.Schema) -> pa.Schema:

@@ -1,7 +1,9 @@
 """What a batch does to a table of keyed rows: the form in which one layer hands its work to the next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from operators.key_index import Slots
@@ -32,3 +34,18 @@ class Changes:
     def after(self) -> pl.DataFrame:
         """The rows that are new or take the place of others."""
         return pl.concat([self.inserted, self.updated_to])
+
+
+def joined(parts: Sequence[Changes]) -> Changes:
+    """Return the changes of all parts, no two of which have a slot in common."""
+    if len(parts) == 1:
+        return parts[0]
+    return Changes(
+        pl.concat([part.inserted for part in parts]),
+        np.concatenate([part.inserted_slots for part in parts]),
+        pl.concat([part.updated_from for part in parts]),
+        pl.concat([part.updated_to for part in parts]),
+        np.concatenate([part.updated_slots for part in parts]),
+        pl.concat([part.deleted for part in parts]),
+        np.concatenate([part.deleted_slots for part in parts]),
+    )

@@ -11,12 +11,12 @@ from operator import or_
 
 import polars as pl
 
+from operators.avro_reader import Schemas
 from operators.eager import constant
-from operators.envelope import EnvelopeReader
 from operators.events import Columns, Judged, judge
 from operators.formats import Debezium
-from operators.json_batch import tidy
 from operators.look import Field
+from operators.readers import envelope_reader
 from operators.wire import wires_for
 
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
@@ -27,7 +27,7 @@ _UNORDERED = "op t: truncate needs sequence_by, as positions of different partit
 class DebeziumEvents:
     """Reads the values of a topic in `Debezium` format, and its keys where `before` is NULL."""
 
-    def __init__(self, columns: Columns, fmt: Debezium) -> None:
+    def __init__(self, columns: Columns, fmt: Debezium, schemas: Schemas) -> None:
         self._columns = columns
         forms = {name: wires_for(dtype, fmt) for name, dtype in columns.schema.items()}
         column = columns.sequence_column
@@ -38,8 +38,9 @@ class DebeziumEvents:
         if columns.sequence_by and not column:
             source = columns.sequence_by.removeprefix("source.")
             fields.append(Field("source", ("source", source), pl.Int64(), wires_for(pl.Int64(), fmt)[:1]))
-        self._values = EnvelopeReader(fields, {"after": ("after",), "before": ("before",)})
-        self._keys = EnvelopeReader([Field(k, (k,), columns.schema[k], forms[k]) for k in columns.keys], {})
+        self._values = envelope_reader(fields, {"after": ("after",), "before": ("before",)}, fmt, schemas)
+        of_key = [Field(k, (k,), columns.schema[k], forms[k]) for k in columns.keys]
+        self._keys = envelope_reader(of_key, {}, fmt, schemas)
 
     def read(self, documents: Sequence[bytes], keys: Sequence[bytes | None]) -> Judged:
         """Return the events of `documents`, whose records have the Kafka keys `keys`."""
@@ -113,13 +114,9 @@ class DebeziumEvents:
     ) -> pl.DataFrame:
         """Return `candidates` with the business keys of deletes without `before` (REPLICA IDENTITY NOTHING)."""
         rows: list[int] = lost["_row"].to_list()
-        tidied = tidy([keys[row] or b"" for row in rows])
-        frame, refused = self._keys.read(tidied.documents)
-        index = pl.Series("_row", [rows[i] for i in tidied.places], pl.UInt32)
-        found = frame.select(index.gather(frame["_row"]), *self._columns.keys)
-        reasons = [(rows[i], reason) for i, reason in tidied.rejects]
-        reasons += [(rows[tidied.places[i]], reason) for i, reason in refused.items()]
-        told = [(row, f"delete without `before`; Kafka key: {reason}") for row, reason in reasons]
+        frame, refused = self._keys.read([keys[row] or b"" for row in rows])
+        found = frame.select(lost["_row"].gather(frame["_row"]), *self._columns.keys)
+        told = [(rows[i], f"delete without `before`; Kafka key: {reason}") for i, reason in refused.items()]
         why = pl.DataFrame(told, {"_row": pl.UInt32, "_reason": pl.String}, orient="row")
         return candidates.update(found, on="_row", how="left").update(why, on="_row", how="left").sort("_row")
 

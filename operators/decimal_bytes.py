@@ -8,7 +8,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from operators.decimal_text import exactly
+
 _WIDTH = 16
+_MAX_DIGITS = 38
+_LONGEST = 64  # bytes of an integer that is looked at
+_WIDE = 76  # digits of a decimal256
 Mask = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
 
@@ -34,6 +39,43 @@ def to_decimals(words: Words, null: Mask, precision: int, scale: int) -> pa.Arra
     return pa.Array.from_buffers(
         pa.decimal128(precision, scale), len(words), [valid, pa.py_buffer(np.ascontiguousarray(words))]
     )
+
+
+def rescaled(content: pl.Series, scale: int | None, dtype: pl.Decimal) -> pl.Series:
+    """Return the numbers that unscaled integers stand for at `scale`, NULL where `dtype` cannot hold one exactly."""
+    precision = dtype.precision or _MAX_DIGITS
+    if scale is None or scale < 0:
+        return pl.Series([None], dtype=dtype).new_from_index(0, len(content))
+    if scale > _MAX_DIGITS or (content.bin.size() > _WIDTH).any():  # one by one
+        texts = [None if each is None else _text(each, scale) for each in content]
+        return pl.Series([text and exactly(text, precision, dtype.scale) for text in texts], dtype=dtype)
+    same = scale == dtype.scale
+    words, bad = unscaled(content, precision if same else _MAX_DIGITS)
+    decimals = to_decimals(words, bad | content.is_null().to_numpy(), precision if same else _MAX_DIGITS, scale)
+    return series_of(decimals if same else _cast(decimals, pa.decimal128(precision, dtype.scale)))
+
+
+def _text(content: bytes, scale: int) -> str:
+    if not 0 < len(content) <= _LONGEST:
+        return ""
+    return f"{int.from_bytes(content, 'big', signed=True)}e-{scale}"
+
+
+def _cast(decimals: pa.Array, declared: pa.Decimal128Type) -> pa.Array:
+    wide = decimals.cast(pa.decimal256(_WIDE, decimals.type.scale))  # rescaling a decimal128 may overflow unnoticed
+    try:
+        return wide.cast(pa.decimal256(_WIDE, declared.scale)).cast(declared)
+    except pa.ArrowInvalid:  # one by one, to find which
+        texts = [None if value is None else str(value) for value in decimals.to_pylist()]
+        return pa.array([text and exactly(text, declared.precision, declared.scale) for text in texts], declared)
+
+
+def series_of(array: pa.Array) -> pl.Series:
+    """Return an Arrow array as a column."""
+    series = pl.from_arrow(array)
+    if not isinstance(series, pl.Series):
+        raise TypeError(f"received {type(series)}, expected a column")
+    return series
 
 
 def _right_aligned(

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import polars as pl
 
+from operators.eager import listed
 from operators.schema import Schema
 
 TECHNICAL: Schema = {
@@ -79,6 +80,22 @@ def judge(candidates: pl.DataFrame, columns: Columns) -> Judged:
         return Judged(events, [], [])
     refused = checked.select("_row", "_reason").drop_nulls()
     return Judged(events.filter(checked["_reason"].is_null()), refused.rows(), [])
+
+
+def without_null_updates(events: pl.DataFrame, ignored: Sequence[str]) -> pl.DataFrame:
+    """Return `events` where a NULL in one of these columns of an upsert is a value that it does not carry."""
+    doubtful = [name for name in ignored if events[name].null_count()]
+    if not doubtful:
+        return events
+    upsert = (events["_op"] == "upsert").to_numpy()
+    masks = {name: events[name].is_null().to_numpy() & upsert for name in doubtful}
+    found = listed("_unavailable", masks, events.height)
+    others = events["_unavailable"]
+    if others.null_count() < events.height:  # what is unavailable is NULL, so a name would stand in both
+        parts = [pl.lit(each.fill_null([])) for each in (found, others)]
+        both = pl.concat_list(parts).list.unique(maintain_order=True)
+        found = pl.select(_unavailable=pl.when(both.list.len() > 0).then(both)).to_series()
+    return events.with_columns(found)
 
 
 def _without_key(key: str) -> pl.Expr:

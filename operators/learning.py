@@ -11,7 +11,8 @@
 | anything else, such as an object      | none: the record is refused                                             |
 
 1. Records are taken in their order. The first that has a value in an unknown field makes it a column. From then on
-   values must fit the column, as they must fit a declared one; only an integer column grows to a longer one.
+   values must fit the column, as they must fit a declared one; only an integer column grows to a longer one. Where
+   absent fields keep their values, a record from then on that does not have the field does not carry the column.
 2. A record of which one field is refused is refused whole, and teaches nothing.
 3. What is taken stays taken, and what is refused stays refused, when the same records come again to a table that has
    learned from them already: so it does not matter when a table is made to have the columns, nor how records are cut
@@ -25,18 +26,19 @@ text it could not be told from text.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
 from operators import refusals
-from operators.documents import Read, Reader
+from operators.documents import Reader
 from operators.envelope import EnvelopeReader
-from operators.formats import Debezium, Format, Json
+from operators.formats import Debezium, Rows, keeps_absent
 from operators.json_batch import clip, tidy
 from operators.json_values import Number, load, shown
 from operators.known_fields import KnownFields
 from operators.look import Field
+from operators.readers import JsonReader, RecordReader, unframed
 from operators.schema import Schema
 from operators.wire import wires_for
 
@@ -52,18 +54,16 @@ LEARNABLE: tuple[pl.DataType, ...] = (*_INTEGERS, pl.Float64(), pl.String(), pl.
 """The types that a learned column may have."""
 
 
-class _Reader(Protocol):
-    def read(self, documents: Sequence[bytes]) -> Read: ...
-
-
 @dataclass(frozen=True)
 class Settled:
-    """What became of documents: `columns` is what the table has learned after them.
+    """What became of documents up to the first that makes the columns grow; `reached` is how many these are.
 
-    ``rows`` has `_row` (UInt32, index of the document, ascending), `_unavailable` and `columns`, for all documents but
-    the ``refused`` ones, each of which has its reason.
+    ``columns`` is what the table must have learned before the others can be decided. ``rows`` has `_row` (UInt32, index
+    of the document, ascending), `_unavailable` and the columns that the table had, for all documents reached but the
+    ``refused`` ones, each of which has its reason.
     """
 
+    reached: int
     columns: Schema
     rows: pl.DataFrame
     refused: dict[int, str]
@@ -72,7 +72,7 @@ class Settled:
         """Return the same of the documents from `start` up to `end`, which are counted from 0 then."""
         rows = self.rows.filter(pl.col("_row").is_between(start, end, closed="left"))
         refused = {row - start: reason for row, reason in self.refused.items() if start <= row < end}
-        return Settled(self.columns, rows.with_columns(pl.col("_row") - start), refused)
+        return Settled(end - start, self.columns, rows.with_columns(pl.col("_row") - start), refused)
 
 
 class Learner:
@@ -82,29 +82,30 @@ class Learner:
     column is learned, and a document with an unknown field is refused.
     """
 
-    def __init__(self, schema: Schema, fmt: Format, reserved: Collection[str] = (), *, may_learn: bool) -> None:
+    def __init__(
+        self, schema: Schema, fmt: Rows | Debezium, reserved: Collection[str] = (), *, may_learn: bool
+    ) -> None:
         self._format, self._may_learn = fmt, may_learn
-        operation = [fmt.operation] if isinstance(fmt, Json) and fmt.operation is not None else []
+        operation = [fmt.operation] if isinstance(fmt, Rows) and fmt.operation is not None else []
         self._declared = {*schema, *operation}
         self._taken = {name.lower(): name for name in (*self._declared, *reserved)}
 
     def settle(self, documents: Sequence[bytes], columns: Schema) -> Settled:
-        """Decide about `documents`, JSON objects of the format, for a table that has learned `columns` so far."""
-        regular = tidy(documents).documents
-        reads: list[pl.DataFrame] = []
-        refused: dict[int, str] = {}
-        at = 0
-        while at < len(regular):
-            reached, read, grown = self._read(regular[at : at + _WINDOW], columns)
-            rows = read.frame.filter((pl.col("_row") < reached) & ~pl.col("_row").is_in([*read.refused]))
-            reads.append(rows.select(pl.col("_row") + at, "_unavailable", *columns))
-            refused |= {at + row: reason for row, reason in sorted(read.refused.items()) if row < reached}
-            at, columns = at + reached, grown
-        return Settled(columns, _joined(reads, columns), refused)
+        """Decide about `documents` of the format for a table that has learned `columns` so far."""
+        regular = tidy(unframed(documents, self._format)).documents
+        schema = pl.Schema({"_row": pl.UInt32(), "_unavailable": pl.List(pl.String()), **columns})
+        reads, refused = [pl.DataFrame(schema=schema)], dict[int, str]()
+        at, grown = 0, columns
+        while at < len(regular) and grown == columns:
+            part = self._read(regular[at : at + _WINDOW], columns)
+            reads.append(part.rows.with_columns(pl.col("_row") + at))
+            refused |= {at + row: reason for row, reason in part.refused.items()}
+            at, grown = at + part.reached, part.columns
+        return Settled(at, grown, pl.concat(reads), refused)
 
-    def _read(self, documents: Sequence[bytes], columns: Schema) -> tuple[int, Read, Schema]:
-        """Read documents up to the first that makes the columns grow; return how many these are, and the columns."""
-        read = self._reader(columns).read(documents)
+    def _read(self, documents: Sequence[bytes], columns: Schema) -> Settled:
+        """Decide about few documents."""
+        read, reached, grown = self._reader(columns).read(documents), len(documents), columns
         refused = dict(read.refused)
         known = KnownFields([*self._declared, *columns], self._format)
         for row in sorted({*known.unlike(documents).nonzero()[0].tolist(), *refused}):
@@ -112,8 +113,11 @@ class Learner:
             if isinstance(outcome, str):
                 refused[row] = outcome
             elif outcome != columns:
-                return row, Read(read.frame, refused), outcome
-        return len(documents), Read(read.frame, refused), columns
+                reached, grown = row, outcome
+                break
+        rows = read.frame.filter((pl.col("_row") < reached) & ~pl.col("_row").is_in([*refused]))
+        told = {row: reason for row, reason in sorted(refused.items()) if row < reached}
+        return Settled(reached, grown, rows.select("_row", "_unavailable", *columns), told)
 
     def _judge(self, document: bytes, columns: Schema, fault: str | None) -> Schema | str:
         """Return the columns with what a document teaches, or why it is refused; `fault` is why it cannot be read."""
@@ -168,12 +172,14 @@ class Learner:
         row: Mapping[str, object] = value
         return row
 
-    def _reader(self, columns: Schema) -> _Reader:
+    def _reader(self, columns: Schema) -> RecordReader:
         below = ("after",) if isinstance(self._format, Debezium) else ()
         fields = [
             Field(name, (*below, name), dtype, wires_for(dtype, self._format), name) for name, dtype in columns.items()
         ]
-        return EnvelopeReader(fields, {}) if below else Reader(fields)
+        if below:
+            return EnvelopeReader(fields, {})
+        return JsonReader(Reader(fields), [*columns] if keeps_absent(self._format) else [])
 
 
 def _is_name(name: str) -> bool:
@@ -214,9 +220,3 @@ def _lengths(value: Any) -> dict[str, pl.DataType]:
 def _fields(schema: object) -> list[dict[str, Any]]:
     fields = schema.get("fields") if isinstance(schema, dict) else None
     return [each for each in fields if isinstance(each, dict)] if isinstance(fields, list) else []
-
-
-def _joined(reads: Sequence[pl.DataFrame], columns: Schema) -> pl.DataFrame:
-    """Return what was read, one after the other, in the columns that were learned last."""
-    schema = pl.Schema({"_row": pl.UInt32(), "_unavailable": pl.List(pl.String()), **columns})
-    return pl.concat([pl.DataFrame(schema=schema), *reads], how="diagonal_relaxed").cast(schema)

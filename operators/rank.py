@@ -15,38 +15,39 @@ import numpy.typing as npt
 import polars as pl
 
 from operators.held_rows import Flags
+from operators.sequences import Sequences, from_column
 
 Ints = npt.NDArray[np.int64]
 
 _ROW_BITS = 31
 _ROW = (1 << _ROW_BITS) - 1
-NEVER = int(np.iinfo(np.int64).min)
-"""The sequence of a key that no event was seen of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
     """Ranks of many events, one array per part; all have the same length."""
 
-    sequence: Ints
+    sequence: Sequences
     deleted: Flags
     partition: npt.NDArray[np.int32]
     offset: Ints
 
     @classmethod
-    def of(cls, rows: pl.DataFrame, deleted: Flags) -> "Rank":
-        """Read the ranks of rows with the technical columns `_sequence`, `_partition` and `_offset`."""
-        return cls(
-            rows["_sequence"].to_numpy(),
-            deleted,
-            rows["_partition"].cast(pl.Int32).to_numpy(),
-            rows["_offset"].to_numpy(),
-        )
+    def of(cls, rows: pl.DataFrame, deleted: Flags, *, first_stands: bool = False) -> "Rank":
+        """Read the ranks of rows with the technical columns `_sequence`, `_partition` and `_offset`.
+
+        With `first_stands`, positions are turned round: of two events that tie, the one with the earlier is greater.
+        """
+        partition, offset = rows["_partition"].cast(pl.Int32).to_numpy(), rows["_offset"].to_numpy()
+        if first_stands:
+            partition, offset = ~partition, ~offset
+        return cls(from_column(rows["_sequence"]), deleted, partition, offset)
 
     @classmethod
-    def never(cls, size: int) -> "Rank":
-        """Return ranks below every event's."""
-        return cls(np.full(size, NEVER), np.zeros(size, bool), np.full(size, -1, np.int32), np.full(size, -1, np.int64))
+    def held(cls, sequence: Sequences, deleted: Flags) -> "Rank":
+        """Return ranks whose positions come before all others."""
+        size = len(sequence)
+        return cls(sequence, deleted, np.full(size, np.iinfo(np.int32).min), np.full(size, np.iinfo(np.int64).min))
 
     def at(self, rows: Ints | Flags | slice) -> "Rank":
         """Return the ranks at these places."""
@@ -79,7 +80,7 @@ class Rank:
 
         Most events come in order: sorted by slot alone, which is quick, only slots with a later one are sorted again.
         """
-        order: Ints = np.sort((slots << _ROW_BITS) | np.arange(len(slots))) & _ROW
+        order = in_slot_order(slots)
         slots, ranks = slots[order], self.at(order)
         follows = slots[1:] == slots[:-1]
         late = np.flatnonzero(follows & ranks.at(slice(None, -1)).above(ranks.at(slice(1, None))))
@@ -92,6 +93,19 @@ class Rank:
             parts = (events.offset, events.partition, events.deleted, events.sequence, group[places])
             order[places] = order[places][np.lexsort(parts)]
         return order
+
+
+def in_slot_order(slots: Ints) -> Ints:
+    """Return the permutation that sorts by slot, and leaves equal ones in their order."""
+    order: Ints = np.sort((slots << _ROW_BITS) | np.arange(len(slots))) & _ROW
+    return order
+
+
+def first_of_each(slots: Ints) -> Flags:
+    """Mark the first place of every run of equal slots; `slots` is sorted."""
+    first = np.ones(len(slots), bool)
+    first[1:] = slots[1:] != slots[:-1]
+    return first
 
 
 def last_of_each(slots: Ints) -> Flags:

@@ -20,8 +20,12 @@ def of_value(each: Field, value: object) -> str:
         section = value_at(value, each.path[:depth])
         if section is not None and not isinstance(section, dict):
             return f"field {each.path[depth - 1]!r}: received {shown(section)}, expected an object"
-    expected = " or ".join(dict.fromkeys(wire.expected for wire in each.wires if wire.expected != "the placeholder"))
-    return f"column {each.path[-1]!r}: received {shown(value_at(value, each.path))}, expected {expected}"
+    return f"column {each.path[-1]!r}: received {shown(value_at(value, each.path))}, expected {expected(each)}"
+
+
+def expected(each: Field) -> str:
+    """Return what a field may be, as messages name it."""
+    return " or ".join(dict.fromkeys(wire.expected for wire in each.wires if wire.expected != "the placeholder"))
 
 
 def of_look(fields: Sequence[Field], value: object) -> str | None:

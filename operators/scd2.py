@@ -3,8 +3,6 @@
 A batch needs of most keys only the row they have now: its events are newer than all that is known of the key. Where one
 is not, it is late, and the rows and remembered events of that key are fetched, all of them. Both kinds go the same
 way: what is known and what is new are put on one `timeline`, and the rows it shows are compared with those there are.
-
-A row is known by a number of its own, its slot in the table, that it never loses.
 """
 
 from collections.abc import Sequence
@@ -13,17 +11,31 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from operators.chains import Chains
 from operators.changes import Changes
-from operators.eager import constant, rows_where
+from operators.eager import rows_where
 from operators.equality import equal_rows
 from operators.growing import grown
 from operators.hashing import hash_rows
 from operators.held_rows import Flags, HeldRows
+from operators.history_rows import HistoryRows, RowLists
 from operators.key_index import KeyIndex, Slots
-from operators.line import EVENT, TRUNCATE, Known, count, in_line
-from operators.rank import NEVER, Ints, Rank, last_of_each
-from operators.scd1 import TECHNICAL, Counts
+from operators.line import EVENT, TRUNCATE, Known, Line, as_sent_last, in_line, shown_events
+from operators.order import Order
+from operators.outcomes import Outcome, outcome, pair_schema
+from operators.rank import Ints, Rank, first_of_each, in_slot_order, last_of_each
+from operators.remembered import Memory, Remembered
+from operators.sequences import (
+    Sequences,
+    earliest_of,
+    from_column,
+    from_values,
+    later,
+    never,
+    raise_to,
+    to_column,
+    to_values,
+)
+from operators.technical import TECHNICAL, technical
 from operators.timeline import Timeline, timeline
 from operators.unavailable import UNAVAILABLE
 
@@ -38,33 +50,26 @@ def history_columns(sequence: pl.DataType) -> pl.Schema:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The effect of one batch, applied to the state once it is committed to the tables.
-
-    `remembered` are truncates and events that no row shows, to be kept beside the table; `remembered_slots` are their
-    numbers.
-    """
+    """The effect of one batch, applied to the state once it is committed to the tables."""
 
     changes: Changes
-    counts: Counts
-    remembered: pl.DataFrame
-    remembered_slots: Slots
-    newest: "_Lists"
+    outcome: Outcome
+    memory: Memory
+    rows: RowLists
+    newest: Sequences
+    remembered_keys: Slots
+    truncates: Sequences
 
 
 @dataclass(frozen=True, slots=True)
-class _Lists:
-    """What the lists of some keys become: rows in their order, after the base of each key."""
+class _History:
+    """The rows of some keys, by key and start, and as events these and then what is remembered of the keys."""
 
+    rows: pl.DataFrame
+    slots: Slots
     keys: Slots
-    bases: Ints
-    last: Ints
-    row_keys: Slots
-    rows: Slots
-    starts: Ints
-    is_open: Flags
-    event_keys: Slots
-    events: Slots
-    truncates: Ints
+    starts: Sequences
+    known: Known
 
 
 class Scd2:
@@ -74,139 +79,99 @@ class Scd2:
     between, the caller commits. Memory: see `KeyIndex`; besides some 27 bytes a key, 24 a row, 14 a remembered event.
     """
 
-    def __init__(  # noqa: PLR0913 - a declaration has as many parts
+    def __init__(  # noqa: PLR0913, PLR0917 - a declaration has as many parts
         self,
         schema: pl.Schema,
         keys: Sequence[str],
         held: HeldRows,
         remembered: HeldRows,
-        *,
-        sequence: pl.DataType | None = None,
+        order: Order = Order(),
         tracked: Sequence[str] | None = None,
     ) -> None:
         self._declared = schema.names()
         self._tracked = self._declared if tracked is None else [*tracked]
-        self._held, self._remembered = held, remembered
-        self._sequence = sequence or pl.Int64()
-        self._history = history_columns(self._sequence)
+        self._held, self._remembered = held, Remembered(remembered)
+        self._order = order
+        self._never = never(order.sequence, 1)
+        self._history = history_columns(order.sequence)
         self._index = KeyIndex(keys)
-        self._rows, self._events = Chains(), Chains()
-        self._row_count = self._event_count = 0
-        self._starts, self._is_open = np.empty(0, np.int64), np.empty(0, bool)
-        self._row_keys, self._event_keys = np.empty(0, np.int32), np.empty(0, np.int32)
-        self._last = np.empty(0, np.int64)
-        self._truncates = np.empty(0, np.int64)
-        self._unlisted: list[tuple[Slots, Slots]] = []
+        self._rows = HistoryRows(held, self._never[:0])
+        self._last = self._truncates = self._never[:0]
         self._of_event = [*EVENT, *self._declared]
-        nobody = pl.Schema({"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **TECHNICAL, **schema})
+        self._pairs = pair_schema(pl.Schema({**technical(order.sequence), **schema}), self._declared)
+        nobody = pl.Schema(
+            {"_op": pl.String(), UNAVAILABLE: pl.List(pl.String()), **technical(order.sequence), **schema}
+        )
         self._none = pl.DataFrame([{"_op": "truncate", "_partition": -1, "_offset": -1}], nobody)[self._of_event]
         self.loaded_columns = [*keys, "_sequence", VALID_FROM, IS_CURRENT]
         self.remembered_columns = [*keys, "_op", "_sequence"]
 
     def load(self, rows: pl.DataFrame) -> Slots:
         """Take in rows as they stand in the table, of which only `loaded_columns` count; return their slots."""
-        keys, slots = self._admit(rows), self._new_rows(rows.height)
-        self._row_keys[slots] = keys
-        self._starts[slots] = rows[VALID_FROM].to_physical().cast(pl.Int64).to_numpy()
-        self._is_open[slots] = rows[IS_CURRENT].to_numpy()
-        np.maximum.at(self._last, keys, rows["_sequence"].to_numpy())
-        self._unlisted.append((keys, slots))
-        return slots
+        keys = self._admit(rows)
+        raise_to(self._last, keys, from_column(rows["_sequence"]))
+        return self._rows.load(keys, from_values(rows[VALID_FROM]), rows[IS_CURRENT].to_numpy())
 
     def load_remembered(self, events: pl.DataFrame, merged: Flags) -> Slots:
         """Take in remembered events, of which only `remembered_columns` count; return their slots.
 
         Those that are not `merged` into the table yet will come again, and are not to be honoured early.
         """
-        slots = np.arange(self._event_count, self._event_count + events.height)
-        self._event_count += events.height
-        sequence, truncate = events["_sequence"].to_numpy(), (events["_op"] == "truncate").to_numpy()
+        slots = self._remembered.load(events.height)
+        sequence, truncate = from_column(events["_sequence"]), (events["_op"] == "truncate").to_numpy()
         self._take_truncates(sequence[truncate & merged])
         own = np.flatnonzero(~truncate & merged)
         keys = self._admit(events[own])
-        np.maximum.at(self._last, keys, sequence[own])
-        self._list_events(keys, slots[own])
+        raise_to(self._last, keys, sequence[own])
+        self._remembered.list(keys, slots[own])
+        self._remembered.outdate(slots[~merged])
         return slots
 
     def plan(self, events: pl.DataFrame) -> Plan:
-        """Work out what `events`, in any order, change; the columns are those that `Scd1.plan` takes."""
-        self._list_loaded()
+        """Work out what `events`, in any order, change; the columns are those that `Scd1.plan` takes.
+
+        Raises OverlapError when rows that were loaded are no history.
+        """
+        self._rows.settle()
         truncate = (events["_op"] == "truncate").to_numpy()
         wipes, events = rows_where(events, truncate)[self._of_event], rows_where(events, ~truncate)[self._of_event]
-        truncates = wipes["_sequence"].to_numpy()
+        truncates = from_column(wipes["_sequence"])
         keys = self._admit(events)
-        ranks = Rank.of(events, (events["_op"] == "delete").to_numpy())
+        ranks = self._ranks(events)
         touched, late = self._touched(keys, ranks.sequence, truncates)
-        known = self._known(touched, late)
-        line = in_line(events, keys, ranks, known, self._truncated(touched[late], truncates))
+        history = self._history_of(touched, late)
+        line = in_line(events, keys, ranks, history.known, self._truncated(touched[late], truncates))
         made = timeline(line.events, line.keys, line.ranks, line.sequence, self._declared, self._tracked)
-        changes, slots = self._changes(known, made)
-        fresh = np.flatnonzero(made.hidden & (line.origin < len(known.slots)) & (line.origin != TRUNCATE))
-        remembered = pl.concat([line.events[fresh], wipes])
-        numbers = self._event_count + np.arange(remembered.height)
-        lists = _Lists(
-            touched,
-            self._bases(touched, late),
-            line.sequence[last_of_each(line.keys)],
-            made.slots,
-            slots,
-            made.valid_from,
-            made.is_open,
-            line.keys[fresh],
-            numbers[: len(fresh)],
-            truncates,
-        )
-        counts = count(line, made, events.height, self._declared)
-        counts = replace(counts, applied=counts.applied + len(truncates))
-        return Plan(changes, counts, remembered, numbers, lists)
+        changes, slots = self._changes(history, made)
+        fresh = np.flatnonzero(made.hidden & (line.origin < len(history.slots)) & (line.origin != TRUNCATE))
+        bases = self._rows.bases(touched, late)
+        rows = RowLists(touched, bases, made.slots, slots, made.valid_from, made.is_open)
+        found = outcome(line, events.height, _beaten(line), made.silent, self._declared, self._pairs)
+        memory = self._remembered.plan(pl.concat([line.events[fresh], wipes]))
+        newest = line.sequence[last_of_each(line.keys)]
+        return Plan(changes, found.with_truncates(len(truncates)), memory, rows, newest, line.keys[fresh], truncates)
 
     def apply(self, plan: Plan) -> None:
         """Make the state what it is after `plan`."""
-        lists = plan.newest
-        self._new_rows(len(plan.changes.inserted_slots))
-        self._event_count += len(plan.remembered_slots)
-        self._rows.cut(lists.keys, lists.bases)
-        bases = lists.bases[np.searchsorted(lists.keys, lists.row_keys)]
-        self._rows.put(lists.row_keys, lists.rows, bases)
-        self._row_keys[lists.rows] = lists.row_keys
-        self._starts[lists.rows], self._is_open[lists.rows] = lists.starts, lists.is_open
-        self._list_events(lists.event_keys, lists.events)
-        self._last[lists.keys] = np.maximum(self._last[lists.keys], lists.last)
-        self._take_truncates(lists.truncates)
+        self._rows.apply(plan.rows, len(plan.changes.inserted_slots))
+        self._remembered.apply(plan.memory)
+        self._remembered.list(plan.remembered_keys, plan.memory.slots[: len(plan.remembered_keys)])
+        self._last[plan.rows.keys] = later(self._last[plan.rows.keys], plan.newest)
+        self._take_truncates(plan.truncates)
 
-    def _take_truncates(self, sequences: Ints) -> None:
+    def _take_truncates(self, sequences: Sequences) -> None:
         self._truncates = np.union1d(self._truncates, sequences)
+
+    @property
+    def _newest_truncate(self) -> Sequences:
+        return np.append(self._never, self._truncates)[-1:]
 
     def _admit(self, rows: pl.DataFrame) -> Slots:
         keys = self._index.admit(rows)
-        self._last = grown(self._last, len(self._index), fill=NEVER)
+        self._last = grown(self._last, len(self._index), fill=self._never[0])
         return keys
 
-    def _new_rows(self, count: int) -> Slots:
-        slots = np.arange(self._row_count, self._row_count + count)
-        self._row_count += count
-        self._starts, self._is_open = grown(self._starts, self._row_count), grown(self._is_open, self._row_count)
-        self._row_keys = grown(self._row_keys, self._row_count)
-        return slots
-
-    def _list_loaded(self) -> None:
-        """List the rows that were loaded since; they come in any order."""
-        if self._unlisted:
-            keys, slots = (np.concatenate(part) for part in zip(*self._unlisted, strict=True))
-            self._unlisted.clear()
-            keys = np.unique(keys)
-            slots = np.concatenate([self._rows.all(keys), slots])
-            slots = slots[self._held.present(slots)]  # rows that another writer moved have new slots
-            slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
-            self._rows.put(self._row_keys[slots], slots, np.full(len(slots), _NONE))
-
-    def _list_events(self, keys: Slots, slots: Slots) -> None:
-        order = np.argsort(keys, kind="stable")
-        self._event_keys = grown(self._event_keys, self._event_count)
-        self._event_keys[slots] = keys
-        self._events.put(keys[order], slots[order], self._events.newest(keys[order]))
-
-    def _touched(self, keys: Slots, sequence: Ints, truncates: Ints) -> tuple[Slots, Flags]:
+    def _touched(self, keys: Slots, sequence: Sequences, truncates: Sequences) -> tuple[Slots, Flags]:
         """Return the keys of a batch, ascending, and whether an event of theirs is not newer than all that is known.
 
         A truncate is an event of every key.
@@ -214,107 +179,114 @@ class Scd2:
         if len(truncates):
             everyone = np.arange(len(self._index))
             return everyone, np.ones(len(everyone), bool)
-        touched, places = np.unique(keys, return_inverse=True)
-        earliest = np.full(len(touched), np.iinfo(np.int64).max)
-        np.minimum.at(earliest, places, sequence)
-        last = np.maximum(self._last[touched], self._truncates.max(initial=NEVER))
-        return touched, (earliest <= last) & (last != NEVER)
+        order = in_slot_order(keys)
+        first = first_of_each(keys[order])
+        touched = keys[order[first]]
+        last = later(self._last[touched], self._newest_truncate)
+        return touched, (earliest_of(np.flatnonzero(first), sequence[order]) <= last) & (last != self._never[0])
 
-    def _truncated(self, keys: Slots, truncates: Ints) -> tuple[pl.DataFrame, Slots]:
+    def _truncated(self, keys: Slots, truncates: Sequences) -> tuple[pl.DataFrame, Slots]:
         """Return all truncates, as events of each of these keys."""
         every = np.union1d(self._truncates, truncates)
-        events = self._none[np.full(len(keys) * len(every), 0)].with_columns(
-            _sequence=pl.Series(np.tile(every, len(keys)), dtype=pl.Int64)
-        )
+        events = self._none[np.full(len(keys) * len(every), 0)].with_columns(to_column(np.tile(every, len(keys))))
         return events, np.repeat(keys, len(every))
 
-    def _current(self, keys: Slots) -> tuple[Slots, Flags]:
-        """Return the newest row of each key, and whether it is open."""
-        newest = self._rows.newest(keys)
-        is_open = newest != _NONE
-        is_open[is_open] = self._is_open[newest[is_open]]
-        return newest, is_open
-
-    def _bases(self, touched: Slots, late: Flags) -> Ints:
-        """Return for each key the row after which its list goes on."""
-        newest, is_open = self._current(touched)
-        bases = newest.copy()
-        bases[is_open] = self._rows.older(newest[is_open])
-        bases[late] = _NONE
-        return bases
-
-    def _known(self, touched: Slots, late: Flags) -> Known:
-        newest, is_open = self._current(touched)
-        slots = np.concatenate([newest[is_open & ~late], self._rows.all(touched[late])])
-        slots = slots[np.lexsort((self._starts[slots], self._row_keys[slots]))]
-        rows, row_keys, starts = self._held.rows(slots), self._row_keys[slots], self._starts[slots]
-        numbers = self._events.all(touched[late])
-        numbers = numbers[self._remembered.present(numbers)]
-        remembered = self._remembered.rows(numbers)[[*EVENT, *self._declared]]
-        as_sent = np.argsort(remembered[UNAVAILABLE].is_not_null().to_numpy(), kind="stable")
-        numbers, remembered = numbers[as_sent], remembered[as_sent]  # of equal ones, the last counts
-        of_rows = rows.hstack(
-            [
-                constant("_op", "upsert", pl.String(), rows.height),
-                constant(UNAVAILABLE, None, pl.List(pl.String()), rows.height),
-            ]
-        )[[*EVENT, *self._declared]]
-        ranks = Rank.of(of_rows, np.zeros(rows.height, bool))
-        whole = late[np.searchsorted(touched, row_keys)]  # else the events of its run are not known, and not needed
+    def _history_of(self, touched: Slots, late: Flags) -> _History:
+        """Return the open rows of these keys, of late ones all rows, and what is remembered of those."""
+        slots, keys, starts = self._rows.of(touched, late)
+        rows = self._held.rows(slots)
+        remembered, event_keys = self._remembered.events(self._remembered.of(touched[late]))
+        order = as_sent_last(remembered)
+        remembered = remembered[order][self._of_event]
+        of_rows = shown_events(rows)[self._of_event]
+        ranks = self._ranks(of_rows)
+        whole = late[np.searchsorted(touched, keys)]  # else the events of its run are not known, and not needed
         ranks = replace(ranks, sequence=np.where(whole, ranks.sequence, starts))
-        of_remembered = Rank.of(remembered, (remembered["_op"] == "delete").to_numpy())
-        return Known(
-            rows,
-            slots,
-            row_keys,
-            starts,
+        known = Known(
             pl.concat([of_rows, remembered]),
-            np.concatenate([row_keys, self._event_keys[numbers]]),
-            ranks.followed_by(of_remembered),
+            np.concatenate([keys, event_keys[order]]),
+            ranks.followed_by(self._ranks(remembered)),
         )
+        return _History(rows, slots, keys, starts, known)
 
-    def _changes(self, known: Known, made: Timeline) -> tuple[Changes, Slots]:
+    def _ranks(self, events: pl.DataFrame) -> Rank:
+        return Rank.of(events, (events["_op"] == "delete").to_numpy(), first_stands=self._order.first_stands)
+
+    def _changes(self, history: _History, made: Timeline) -> tuple[Changes, Slots]:
         """Compare the rows that are to be with those there are; return the changes, and the slots of all rows."""
         rows = self._shown(made)
-        match = _matches((known.row_keys, known.starts), (made.slots, made.valid_from))
+        match = _matches((history.keys, history.starts), (made.slots, made.valid_from))
         kept = match != _NONE
-        same = np.zeros(rows.height, bool)
-        same[kept] = equal_rows(rows_where(rows, kept), known.rows[match[kept]])
-        gone = np.ones(len(known.slots), bool)
+        found, were = rows_where(rows, kept), _rows_at(history.rows, match[kept])
+        differ = ~equal_rows(found, were)
+        gone = np.ones(len(history.slots), bool)
         gone[match[kept]] = False
         slots = np.empty(rows.height, np.int64)
-        slots[kept] = known.slots[match[kept]]
-        slots[~kept] = self._row_count + np.arange(int((~kept).sum()))
-        changed = kept & ~same
+        slots[kept] = history.slots[match[kept]]
+        slots[~kept] = self._rows.next(int((~kept).sum()))
         changes = Changes(
             rows_where(rows, ~kept),
             slots[~kept],
-            known.rows[match[changed]],
-            rows_where(rows, changed),
-            slots[changed],
-            rows_where(known.rows, gone),
-            known.slots[gone],
+            rows_where(were, differ),
+            rows_where(found, differ),
+            slots[kept][differ],
+            rows_where(history.rows, gone),
+            history.slots[gone],
         )
         return changes, slots
 
     def _shown(self, made: Timeline) -> pl.DataFrame:
         """Return the rows of a timeline as the table has them."""
         events = made.events[made.row]
-        ends = pl.Series(VALID_TO, made.valid_to).set(pl.Series(made.is_open), None)
+        ends = to_values(made.valid_to, self._order.sequence).alias(VALID_TO)
         columns = [
-            pl.Series(VALID_FROM, made.valid_from).cast(self._sequence),
-            ends.cast(self._sequence),
+            to_values(made.valid_from, self._order.sequence).alias(VALID_FROM),
+            ends.zip_with(pl.Series(~made.is_open), ends.clear(len(ends))),
             pl.Series(IS_CURRENT, made.is_open),
             pl.Series("_row_hash", hash_rows(events[self._declared]).view(np.int64)),
         ]
         return events.hstack(columns)[[*self._declared, *self._history, *TECHNICAL]]
 
 
-def _matches(old: tuple[Slots, Ints], new: tuple[Slots, Ints]) -> Ints:
-    """Return for each new (key, start) the place of the same in `old`, -1 where it is not there; no pair is twice."""
+def _rows_at(rows: pl.DataFrame, places: Ints) -> pl.DataFrame:
+    """Return the rows at these places, without copying any where that is all of them."""
+    return rows if np.array_equal(places, np.arange(rows.height)) else rows[places]
+
+
+def _beaten(line: Line) -> Flags:
+    """Mark the upserts whose sequence has a delete, which wins."""
+    beaten = np.zeros(len(line.keys), bool)
+    here, after = line.ranks.at(slice(None, -1)), line.ranks.at(slice(1, None))
+    same = (line.keys[1:] == line.keys[:-1]) & (here.sequence == after.sequence)
+    beaten[:-1] = same & after.deleted & ~here.deleted
+    return beaten
+
+
+def _matches(old: tuple[Slots, Sequences], new: tuple[Slots, Sequences]) -> Ints:
+    """Return for each new (key, start) the place of the same in `old`, -1 where it is not there.
+
+    Both are sorted, and no pair is twice in either.
+    """
+    (old_keys, old_starts), (keys, starts) = old, new
+    match = np.full(len(keys), _NONE)
+    if not len(old_keys):
+        return match
+    place = np.minimum(np.searchsorted(old_keys, keys), len(old_keys) - 1)
+    same = (old_keys[place] == keys) & (old_starts[place] == starts)
+    match[same] = place[same]
+    several = old_keys[np.minimum(place + 1, len(old_keys) - 1)] == keys  # this key has more than the row at `place`
+    rest = np.flatnonzero(several & ~same)
+    if rest.size:
+        places = np.flatnonzero(np.isin(old_keys, keys[rest]))
+        match[rest] = _matches_by_sorting((old_keys[places], old_starts[places]), (keys[rest], starts[rest]), places)
+    return match
+
+
+def _matches_by_sorting(old: tuple[Slots, Sequences], new: tuple[Slots, Sequences], places: Ints) -> Ints:
+    """Do the same where keys have several old rows; `places` is what to return for each of `old`."""
     keys, starts = (np.concatenate(part) for part in zip(old, new, strict=True))
     order = np.lexsort((starts, keys))  # stable, so that of two the old one comes first
     pairs = np.flatnonzero((keys[order[1:]] == keys[order[:-1]]) & (starts[order[1:]] == starts[order[:-1]]))
     match = np.full(len(new[0]), _NONE)
-    match[order[pairs + 1] - len(old[0])] = order[pairs]
+    match[order[pairs + 1] - len(old[0])] = places[order[pairs]]
     return match

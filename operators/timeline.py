@@ -21,6 +21,7 @@ import polars as pl
 from operators.equality import equal_rows
 from operators.held_rows import Flags
 from operators.rank import Ints, Rank
+from operators.sequences import Sequences
 from operators.unavailable import UNAVAILABLE, fill_unavailable
 
 
@@ -37,8 +38,8 @@ class Timeline:
     events: pl.DataFrame
     row: Ints
     slots: Ints
-    valid_from: Ints
-    valid_to: Ints
+    valid_from: Sequences
+    valid_to: Sequences
     is_open: Flags
     silent: Flags
     hidden: Flags
@@ -48,7 +49,7 @@ def timeline(  # noqa: PLR0913, PLR0917 - an event has as many parts
     events: pl.DataFrame,
     slots: Ints,
     ranks: Rank,
-    sequence: Ints,
+    sequence: Sequences,
     declared: Sequence[str],
     tracked: Sequence[str],
 ) -> Timeline:
@@ -99,7 +100,7 @@ def _filled(events: pl.DataFrame, slots: Ints, deleted: Flags) -> pl.DataFrame:
     return fill_unavailable(events, np.cumsum(begins), events.clear(), slots[:0])
 
 
-def _last_of_each_sequence(slots: Ints, sequence: Ints) -> Flags:
+def _last_of_each_sequence(slots: Ints, sequence: Sequences) -> Flags:
     last = np.ones(len(slots), bool)
     last[:-1] = (slots[1:] != slots[:-1]) | (sequence[1:] != sequence[:-1])
     return last

@@ -29,10 +29,10 @@ from typing import TypeGuard
 import polars as pl
 import pyarrow as pa
 
-from operators.decimal_bytes import to_decimals, unscaled
+from operators.decimal_bytes import rescaled, series_of, to_decimals, unscaled
 from operators.decimal_text import at_a_glance, exactly, is_plain, parsed
 from operators.eager import constant
-from operators.formats import PLACEHOLDER, Debezium, Format
+from operators.formats import PLACEHOLDER, Debezium, Rows
 from operators.json_values import Number
 
 _TEXT = pa.large_string()
@@ -48,7 +48,6 @@ _DAYS = (-719_162, 2_932_896)  # 0001-01-01 and 9999-12-31, what Python and ever
 _PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _MAX_SCALE = 38
-_WIDE = 76  # digits of a decimal256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +80,14 @@ class Wire:
     cast: pa.DataType | None = None
 
 
-def wires_for(dtype: pl.DataType, fmt: Format) -> tuple[Wire, ...]:
+def wires_for(dtype: pl.DataType, fmt: Rows | Debezium) -> tuple[Wire, ...]:
     """Return the forms a column of type `dtype` may take in `fmt`, the likeliest first."""
     debezium = isinstance(fmt, Debezium)
+    in_base64 = isinstance(fmt, Debezium) and fmt.decimals == "precise" and fmt.encoding != "avro"
     match dtype:
         case pl.String():
             return (Wire("a string", _TEXT, _is_text, _read_string if debezium else Reading),)
-        case pl.Decimal() if isinstance(fmt, Debezium) and fmt.decimals == "precise":
+        case pl.Decimal() if in_base64:
             return _precise_decimals(dtype)
         case pl.Decimal():
             forms = _decimals(dtype)
@@ -175,7 +175,8 @@ def _calendar(per_day: int) -> tuple[int, int]:
     return max(first * per_day, -(2**63)), min((last + 1) * per_day, 2**63) - 1
 
 
-def _beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
+def beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
+    """Return a mask of the integers, so many a day since the epoch, that are no instant in years 1 to 9999."""
     first, last = _calendar(per_day)
     beyond = (integers < first) | (integers > last)
     return beyond.fill_null(value=False) if integers.null_count() else beyond
@@ -186,12 +187,13 @@ def _is_integer_in(bounds: tuple[int, int], value: object) -> bool:
 
 
 def _read_instant(unit: str, instants: pl.Series) -> Reading:
-    bad = _beyond_calendar(instants.to_physical(), _PER_DAY[unit])
+    bad = beyond_calendar(instants.to_physical(), _PER_DAY[unit])
     return Reading(instants.cast(_UTC), bad)
 
 
-def _read_integer_instant(unit: str, integers: pl.Series) -> Reading:
-    bad = _beyond_calendar(integers, _PER_DAY[unit])
+def read_integer_instant(unit: str, integers: pl.Series) -> Reading:
+    """Read integers as instants, so many units since the epoch."""
+    bad = beyond_calendar(integers, _PER_DAY[unit])
     safe = _blank(integers, bad) if bad.any() else integers
     if unit == "s":
         return Reading((safe * 1_000_000).cast(_UTC), bad)
@@ -207,7 +209,7 @@ def _timestamps(unit: str) -> tuple[Wire, ...]:
             f"{_UNIT_NAMES[unit]} of an instant in years 1 to 9999",
             pa.int64(),
             partial(_is_integer_in, _calendar(_PER_DAY[unit])),
-            partial(_read_integer_instant, unit),
+            partial(read_integer_instant, unit),
         ),
     )
 
@@ -229,14 +231,15 @@ def _is_day(found: re.Match[str]) -> bool:
     return year >= 1 and 1 <= month <= _MONTHS and 1 <= day <= calendar.monthrange(year, month)[1]
 
 
-def _read_days(dates: pl.Series) -> Reading:
-    return Reading(dates, _beyond_calendar(dates.to_physical(), 1))
+def read_days(dates: pl.Series) -> Reading:
+    """Read dates, whatever their year."""
+    return Reading(dates, beyond_calendar(dates.to_physical(), 1))
 
 
 def _read_date_text(text: pl.Series) -> Reading:
     shaped = text.str.contains(r"^\d{4}-\d{2}-\d{2}Z?$")
     dates = text.str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
-    in_range = _read_days(dates).bad
+    in_range = read_days(dates).bad
     return Reading(dates, text.is_not_null() & (~shaped | dates.is_null() | in_range))
 
 
@@ -278,48 +281,25 @@ def _read_base64(dtype: pl.Decimal, text: pl.Series) -> Reading:
     words, bad = unscaled(content, dtype.precision or _MAX_SCALE)
     bad |= (content.is_null() & text.is_not_null() & ~unavailable).to_numpy()
     values = to_decimals(words, content.is_null().to_numpy() | bad, dtype.precision or _MAX_SCALE, dtype.scale)
-    return Reading(_series(values), pl.Series(bad), unavailable)
+    return Reading(series_of(values), pl.Series(bad), unavailable)
 
 
 def _read_variable_scale(dtype: pl.Decimal, structs: pl.Series) -> Reading:
     """Read ``io.debezium.data.VariableScaleDecimal``, one scale after the other."""
     parts = structs.struct.unnest().with_row_index("row")
     present = parts.filter(pl.any_horizontal(pl.col("value", "scale").is_not_null()))
-    pieces = [_rescaled(dtype, part) for part in present.partition_by("scale")]
+    pieces = [
+        part.select("row", decimal=rescaled(part["value"].str.decode("base64", strict=False), part["scale"][0], dtype))
+        for part in present.partition_by("scale")
+    ]
     known = pl.concat([pl.DataFrame(schema={"row": pl.UInt32, "decimal": dtype}), *pieces])
     values = parts.select("row").join(known, on="row", how="left", maintain_order="left")["decimal"]
     return Reading(values, values.is_null() & parts["row"].is_in(present["row"].implode()))
 
 
-def _rescaled(dtype: pl.Decimal, part: pl.DataFrame) -> pl.DataFrame:
-    """Return `row` and `decimal` of VariableScaleDecimals that share one scale, NULL for those that do not fit."""
-    scale = part["scale"][0]
-    if scale is None or not 0 <= scale <= _MAX_SCALE:
-        return part.select("row", decimal=pl.lit(None, dtype))
-    content = part["value"].str.decode("base64", strict=False)
-    words, bad = unscaled(content, _MAX_SCALE)
-    decimals = to_decimals(words, bad | content.is_null().to_numpy(), _MAX_SCALE, scale)
-    wide = decimals.cast(pa.decimal256(_WIDE, scale))  # rescaling a decimal128 may overflow unnoticed
-    declared = pa.decimal128(dtype.precision, dtype.scale)
-    try:
-        exact = wide.cast(pa.decimal256(_WIDE, dtype.scale)).cast(declared)
-    except pa.ArrowInvalid:  # one by one, to find which
-        texts = [None if value is None else str(value) for value in decimals.to_pylist()]
-        fitting = [text and exactly(text, declared.precision, declared.scale) for text in texts]
-        return part.select("row", decimal=pl.Series(fitting, dtype=dtype))
-    return pl.DataFrame({"row": part["row"], "decimal": _series(exact)})
-
-
-def _series(array: pa.Array) -> pl.Series:
-    series = pl.from_arrow(array)
-    if not isinstance(series, pl.Series):
-        raise TypeError(f"received {type(series)}, expected a column")
-    return series
-
-
 _INSTANT_US = partial(_read_instant, "us")
 _INSTANT_NS = partial(_read_instant, "ns")
 _DATE = (
-    Wire("days since the epoch, in years 1 to 9999", pa.date32(), partial(_is_integer_in, _DAYS), _read_days),
+    Wire("days since the epoch, in years 1 to 9999", pa.date32(), partial(_is_integer_in, _DAYS), read_days),
     Wire("a date YYYY-MM-DD", _TEXT, _is_date, _read_date_text),
 )

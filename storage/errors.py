@@ -2,17 +2,20 @@
 
 StorageError
 ├── TransientError          try again, after reading back where the table stands
-│   └── CommitRaceError       someone else committed first, or the outcome is unknown
+│   ├── CommitRaceError       someone else committed first, or the outcome is unknown
+│   └── UnreadableSnapshotError a full snapshot is not whole, or not yet: look again later
 └── TerminalError           stop; a person must act first
     ├── SourceError           the record log cannot be read
     │   ├── UnknownTopicError
-    │   └── OffsetLostError     the next offset to read no longer exists
+    │   ├── OffsetLostError     the next offset to read no longer exists
+    │   └── RegistryError       the schema registry cannot be asked
     ├── TableMismatchError    a table at this path is not the declared one
     ├── UnreadableTableError  a table's log cannot be read
     │   └── CorruptVectorError    a deletion vector is missing or damaged
     ├── UnsupportedTableError the table needs a feature that we do not have
     ├── UnwritableError       the lake cannot be written
     ├── HoleError             a range of records is missing between position and batch
+    ├── AmbiguousError        two events have no order, and the table's policy is to stop
     └── FencedError           a newer owner writes this table
 """
 
@@ -27,6 +30,10 @@ class TransientError(StorageError):
 
 class CommitRaceError(TransientError):
     """Another commit came first, or the outcome of ours is unknown."""
+
+
+class UnreadableSnapshotError(TransientError):
+    """A full snapshot of a source is not whole, or not yet; look for it again later."""
 
 
 class TerminalError(StorageError):
@@ -45,12 +52,20 @@ class OffsetLostError(SourceError):
     """The next offset to read is outside what the log still holds."""
 
 
+class RegistryError(SourceError):
+    """The schema registry cannot be asked, or answers what none does."""
+
+
 class TableMismatchError(TerminalError):
     """A table exists at this path and is not the one that was declared."""
 
 
 class HoleError(TerminalError):
     """Records between a table's position and the batch at hand are missing."""
+
+
+class AmbiguousError(TerminalError):
+    """Two events of a key have one sequence and different rows."""
 
 
 class FencedError(TerminalError):

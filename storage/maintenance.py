@@ -99,6 +99,10 @@ class Maintenance:
         except TransientError as error:
             self._put_off(error)
 
+    def close(self) -> None:
+        """Wait for what is being done beside us, which is then let go; nothing may come after this."""
+        self._beside.shutdown(cancel_futures=True)
+
     def run(self) -> Maintained:
         """Do here and now all there is to do: compaction until the table is in shape, a checkpoint, a sweep.
 

@@ -10,6 +10,7 @@ Sources: Delta protocol, "Transaction Identifiers" and "Commit Provenance Inform
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import polars as pl
 from storage.compaction import compact
 from storage.delta_actions import Action, transaction
 from storage.errors import CommitRaceError, FencedError
-from storage.positions import Positions
+from storage.positions import Positions, partition_id
 from storage.snapshot import Snapshot
 from storage.table import Edit, Table, polars_schema, provenance
 from storage.table_declaration import Declaration, check_snapshot, check_writable, is_current, read_snapshot
@@ -141,7 +142,7 @@ class OwnedTable(Table):
 
         def edit() -> Edit:
             nonlocal changed
-            changed = self._changed()
+            changed = self._declaration.changes(self._snapshot)
             widened = evolution(self._snapshot.metadata["schemaString"], self._declaration.schema_text).widened
             sources = self.data_files if widened else []
             added = [file for source in sources for file in compact(self.files, [source], self.read).written]
@@ -149,13 +150,6 @@ class OwnedTable(Table):
 
         self.commit_edit(edit)
         self._snapshot.take(self.version, changed)
-
-    def _changed(self) -> list[Action]:
-        """Return what the table must come to say of itself."""
-        protocol = self._declaration.protocol()
-        more = protocol["protocol"]["minWriterVersion"] > self._snapshot.protocol["minWriterVersion"]
-        metadata = self._declaration.metadata(self._snapshot.metadata)
-        return [metadata, protocol] if more or self._declaration.vectors else [metadata]
 
     def _app_id(self, name: str) -> str:
         return self._declaration.transaction_id(name)
@@ -166,6 +160,17 @@ def read_positions(uri: str, pipeline: str, names: Iterable[str]) -> dict[str, i
     snapshot = read_snapshot(uri)
     held = {name: snapshot.transactions.get(f"{pipeline}/{name}") for name in names} if snapshot else {}
     return {name: position for name, position in held.items() if position is not None}
+
+
+def topic_positions(uri: str, pipeline: str, topic: str) -> dict[str, int]:
+    """Return the positions that a table holds of the partitions of a topic, in their order; none without a table."""
+    snapshot = read_snapshot(uri)
+    held = snapshot.transactions if snapshot else {}
+    prefix = f"{pipeline}/{topic}/"
+    partitions = sorted(
+        int(name.removeprefix(prefix)) for name in held if re.fullmatch(re.escape(prefix) + r"-?\d+", name)
+    )
+    return {partition_id(topic, partition): held[f"{prefix}{partition}"] for partition in partitions}
 
 
 def table_id(uri: str) -> str:

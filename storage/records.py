@@ -15,12 +15,32 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """Where each of some records was read from the first time, when they come again; the columns have equal length."""
+
+    topics: Sequence[str]
+    partitions: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Origin"]) -> "Origin":
+        """Return the origins of several batches as one."""
+        return cls(
+            [topic for part in parts for topic in part.topics],
+            np.concatenate([part.partitions for part in parts]),
+            np.concatenate([part.offsets for part in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """A batch of records of one partition, in offset order; the columns have equal length.
 
     ``start`` is the position before the batch and ``end`` the position after it: every record of the log with
     ``start <= offset < end`` is in the batch. ``timestamps`` are milliseconds since the epoch, -1 where the log
     has none. ``keys`` and ``values`` are the raw bytes, None for a NULL. ``headers`` is None when no record has any.
+    ``origin`` is None but for records that come again; then ``offsets`` are those of the log that they come again in,
+    where several may have the same.
     """
 
     topic: str
@@ -32,6 +52,7 @@ class Records:
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     headers: Sequence[Headers | None] | None = None
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -46,6 +67,7 @@ class Records:
         """Return batches of one partition, each of which begins where the one before ends, as one."""
         first, last = parts[0], parts[-1]
         headers = [[*(part.headers or [None] * len(part))] for part in parts]
+        origins = [part.origin for part in parts if part.origin]
         return cls(
             first.topic,
             first.partition,
@@ -56,6 +78,7 @@ class Records:
             [key for part in parts for key in part.keys],
             [value for part in parts for value in part.values],
             [each for part in headers for each in part] if any(part.headers for part in parts) else None,
+            Origin.joined(origins) if origins else None,
         )
 
     @classmethod
@@ -85,7 +108,7 @@ class Reader(Protocol):
         ...
 
 
-class Topic(Protocol):
+class RecordLog(Protocol):
     """A partitioned, append-only log of records that can be read from any position.
 
     Opening and asking are cheap and hold nothing open; only a reader does.
@@ -104,10 +127,14 @@ class Topic(Protocol):
         """Return the first offset still held and the end offset (the next to be written, as readers see it)."""
         ...
 
-    def offset_at(self, partition: int, timestamp_ms: int) -> int:
-        """Return the first offset with a timestamp at or after `timestamp_ms`, the end offset if there is none."""
-        ...
-
     def reader(self, partition: int, position: int) -> Reader:
         """Open a reader that starts at `position`. Raises OffsetLostError when the log does not hold it."""
+        ...
+
+
+class Topic(RecordLog, Protocol):
+    """A record log that knows when its records were written."""
+
+    def offset_at(self, partition: int, timestamp_ms: int) -> int:
+        """Return the first offset with a timestamp at or after `timestamp_ms`, the end offset if there is none."""
         ...

@@ -78,6 +78,12 @@ class Snapshot:
         """Tell whether the protocol of the table allows deletion vectors."""
         return "deletionVectors" in (self.protocol.get("writerFeatures") or ())
 
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What the metadata configures."""
+        found: Mapping[str, str] = self.metadata.get("configuration") or {}
+        return found
+
     def live_paths(self) -> set[str]:
         """Return the paths of all data files and vector files that the table consists of."""
         vectors = {file.vector.path for file in self.files.values() if file.vector and file.vector.path}

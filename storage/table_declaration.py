@@ -2,7 +2,8 @@
 
 1. A table has the declared columns and types, or can come to have them (`table_evolution`).
 2. It was made by this pipeline: every commit of an owner leaves the pipeline's name in a `txn` action.
-3. Its rows were made by this declaration: so does a digest of everything else that they depend on.
+3. Its rows were made by this declaration: so does a digest of everything else that they depend on. What that was, in
+   words, is a property of the table (`definition`).
 
 Source: Delta protocol, "Change Metadata", "Protocol Evolution".
 """
@@ -12,13 +13,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from deltalake import Schema
 
+from storage.definition import Terms, differences, made_by, property_of
 from storage.delta_actions import Action
 from storage.delta_log import DeltaLog
 from storage.errors import TableMismatchError, UnwritableError
@@ -26,6 +28,7 @@ from storage.object_store import is_local, open_store
 from storage.snapshot import Snapshot
 from storage.table_evolution import evolution
 
+_MOVE_AWAY = "Declare it as it was, or move this table and those made from it away; they are made anew"
 _FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 
 
@@ -33,7 +36,8 @@ _FEATURES = ("deletionVectors", "changeDataFeed", "appendOnly", "invariants")
 class Declaration:
     """A table as its owner wants it.
 
-    `definition` is a text of everything the rows depend on besides the columns. A `derived` table can be made anew
+    `definition` is a text of everything the rows depend on besides the columns, `terms` are its parts by name, and
+    `remedy` tells a user what to do about a table that was made by another one. A `derived` table can be made anew
     from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`. Without `vectors`
     the table asks nothing of its readers that the first Delta readers did not have.
     """
@@ -44,6 +48,8 @@ class Declaration:
     change_feed: bool = False
     derived: bool = False
     vectors: bool = False
+    terms: Terms = field(default_factory=dict)
+    remedy: str = _MOVE_AWAY
 
     @property
     def digest(self) -> int:
@@ -68,18 +74,18 @@ class Declaration:
 
     def is_met_by(self, snapshot: Snapshot) -> bool:
         """Tell whether a table has the declared columns and properties and allows what we do to it."""
-        found = snapshot.metadata.get("configuration", {})
         columns = evolution(snapshot.metadata["schemaString"], self.schema_text)
         return (
             (snapshot.has_vectors or not self.vectors)
             and not (columns.added + columns.widened or columns.reordered)
-            and self.configuration().items() <= found.items()
+            and self.configuration().items() <= snapshot.properties.items()
         )
 
     def configuration(self) -> dict[str, str]:
         """Return the properties of the table."""
         feed = {"delta.enableChangeDataFeed": "true"} if self.change_feed else {}
-        return feed | ({"delta.enableDeletionVectors": "true"} if self.vectors else {})
+        vectors = {"delta.enableDeletionVectors": "true"} if self.vectors else {}
+        return feed | vectors | property_of(self.terms)
 
     def metadata(self, found: Mapping[str, Any] | None = None) -> Action:
         """Return the metadata of the table: `found` with what is declared, or of a new table with an id of its own."""
@@ -92,6 +98,13 @@ class Declaration:
         configuration = {**content.get("configuration", {}), **self.configuration()}
         return {"metaData": {**content, "schemaString": self.schema_text, "configuration": configuration}}
 
+    def changes(self, snapshot: Snapshot) -> list[Action]:
+        """Return what a table must come to say of itself; it never asks less of its readers than before."""
+        protocol = self.protocol()
+        more = protocol["protocol"]["minWriterVersion"] > snapshot.protocol["minWriterVersion"]
+        metadata = self.metadata(snapshot.metadata)
+        return [metadata, protocol] if more or self.vectors else [metadata]
+
 
 def read_snapshot(uri: str) -> Snapshot | None:
     """Return the table at `uri` as it is, None when there is none.
@@ -101,6 +114,12 @@ def read_snapshot(uri: str) -> Snapshot | None:
     if is_local(uri) and not Path(uri).is_dir():
         return None
     return DeltaLog(open_store(uri), uri).read()
+
+
+def read_property(uri: str, name: str) -> str | None:
+    """Return a property of the table at `uri`, None where it has none. Raises as `read_snapshot` does."""
+    snapshot = read_snapshot(uri)
+    return snapshot.properties.get(name) if snapshot else None
 
 
 def check_table(uri: str, declaration: Declaration) -> None:
@@ -115,19 +134,25 @@ def check_table(uri: str, declaration: Declaration) -> None:
 
 
 def check_snapshot(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
-    """Check the three points above. Raises TableMismatchError."""
+    """Check the three points above, the third first: another definition may ask for other columns.
+
+    Raises TableMismatchError.
+    """
+    ours = declaration.transaction_id("owner") in snapshot.transactions
+    if ours and not declaration.derived and not is_current(snapshot, declaration):
+        raise TableMismatchError(f"{uri}: the rows of this table were made by {_otherwise(snapshot, declaration)}")
     _check_columns(uri, snapshot.metadata, declaration.schema_text)
+    check_pipeline(uri, snapshot, declaration)
+
+
+def check_pipeline(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
+    """Check the second of the three points. Raises TableMismatchError."""
     if not snapshot.transactions and not snapshot.files:
         return  # made, and never written
     if declaration.transaction_id("owner") not in snapshot.transactions:
         raise TableMismatchError(
             f"{uri}: a table is already here that pipeline {declaration.pipeline!r} has not written. Point the "
             "pipeline at another lake, or move that table away"
-        )
-    if not declaration.derived and not is_current(snapshot, declaration):
-        raise TableMismatchError(
-            f"{uri}: the rows of this table were made by another declaration than ({declaration.definition}). "
-            "Declare it as it was, or move this table and those made from it away; they are made anew"
         )
 
 
@@ -159,3 +184,12 @@ def _check_columns(uri: str, metadata: Mapping[str, Any], declared: str) -> None
             "types widened, no more. Declare every column it has, point the pipeline at another lake or name, or move "
             "that table away"
         )
+
+
+def _otherwise(snapshot: Snapshot, declaration: Declaration) -> str:
+    """Say what a table was made by instead, and what to do."""
+    made = made_by(snapshot)
+    told = differences(made, declaration.terms) if made else {}
+    if not told:
+        return f"another declaration than ({declaration.definition}). {_MOVE_AWAY}"
+    return f"another declaration ({'; '.join(told.values())}). {declaration.remedy}"

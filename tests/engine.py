@@ -25,18 +25,19 @@ TABLES = ("staging/orders", "quarantine/orders", "silver/orders", *(f"gold/{kpi}
 
 @dataclass
 class Engine:
-    """How to run the pipeline of `tests.orders`: with these settings and arguments of the engine."""
+    """How to run the pipeline of `module`: with these settings and arguments of the engine."""
 
     lake: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    module: str = "tests.orders"
 
     def start(
         self, *, tail: bool = False, arguments: tuple[str, ...] = (), **environment: str
     ) -> "subprocess.Popen[str]":
         """Start it in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "bytewax.run", f"tests.orders:flow({tail})", *self.arguments, *arguments],
+            [sys.executable, "-m", "bytewax.run", f"{self.module}:flow({tail})", *self.arguments, *arguments],
             cwd=_ROOT,
             env={
                 **os.environ,
@@ -114,7 +115,8 @@ def _lines(path: Path) -> int:
 
 
 def _id(ledger: Mapping[str, Mapping[str, object]], partition: int) -> str:
-    return next((name for name in ledger["ranges"] if name.endswith(f"/{partition}")), "")
+    topics = [name for name in ledger["ranges"] if not name.startswith("retry/")]
+    return next((name for name in topics if name.endswith(f"/{partition}")), "")
 
 
 def _ledgers(table: Path) -> list[dict]:  # type: ignore[type-arg]

@@ -54,6 +54,29 @@ def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000, 
         yield
 
 
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def crash_at_entry(number: int, *, written: bool) -> Iterator[None]:
+    """End the process at the log entry with this number, counted from 1, of any table: before or after it is put."""
+    put, seen = obstore.put, 0
+
+    def deadly_put(store: Any, path: str, *content: Any, **how: Any) -> None:
+        nonlocal seen
+        seen += _is_entry(path)
+        dies = _is_entry(path) and seen == number
+        if written or not dies:
+            put(store, path, *content, **how)
+        if dies:
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(obstore, "put", deadly_put)
+        yield
+
+
 @contextmanager
 def fault_of_reads(files: TableFiles, number: int | None) -> Iterator[None]:
     """Let one read of a data file fail, the first, the second and so on; None: no one does."""

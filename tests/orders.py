@@ -1,8 +1,8 @@
 """A small pipeline of orders for tests that run the real engine, and the events it reads.
 
-Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_MAX_ROWS` how many rows a
-commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_NEW_FIELDS`, `TEST_COUNTED` and `TEST_PIPELINE`
-change the declaration.
+Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_FORMAT` is "json" (default) or
+"avro", `TEST_MAX_ROWS` how many rows a commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_NEW_FIELDS`,
+`TEST_COUNTED`, `TEST_EXPECT` and `TEST_PIPELINE` change the declaration.
 The lake, the event log and the brokers come from goldwax's own settings.
 """
 
@@ -11,13 +11,15 @@ import os
 import random
 from datetime import UTC, datetime, timedelta  # noqa: F401 - TEST_START uses them
 
+import polars as pl  # noqa: F401 - TEST_EXPECT uses them
 from bytewax.dataflow import Dataflow
 
-from flows import Count, EventLog, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling
+from flows import Avro, Count, EventLog, Expect, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling  # noqa: F401
 from storage.event_log_writer import NewRecord
 
 PARTITIONS = 3
 FORMAT = Json(operation="op")
+AVRO = Avro(registry="http://127.0.0.1:1", operation="op")  # where none is: GOLDWAX_REGISTRY_URL says where
 SCHEMA = {
     "order_id": "int64",
     "country": "string",
@@ -32,10 +34,18 @@ def pipeline() -> Pipeline:
     topic = os.environ.get("TEST_TOPIC", "orders")
     start = eval(os.environ.get("TEST_START", "'earliest'"))  # noqa: S307 - our own tests
     kind = Kafka if os.environ.get("TEST_SOURCE") == "kafka" else EventLog
-    source = kind(topic, format=FORMAT, start=start)
+    source = kind(topic, format=AVRO if os.environ.get("TEST_FORMAT") == "avro" else FORMAT, start=start)
     keys, history = [os.environ.get("TEST_KEYS", "order_id")], os.environ.get("TEST_HISTORY", "scd1")
+    expectations = eval(os.environ.get("TEST_EXPECT", "[]"))  # noqa: S307 - our own tests
     policies = {"history": history, "new_fields": os.environ.get("TEST_NEW_FIELDS", "ignore")}
-    orders = Silver("orders", source=source, schema=SCHEMA, keys=keys, **policies)  # type: ignore[arg-type]
+    orders = Silver(
+        "orders",
+        source=source,
+        schema=SCHEMA,
+        keys=keys,
+        expectations=expectations,
+        **policies,  # type: ignore[arg-type]
+    )
     hourly = Kpi(
         KPIS[0],
         source=orders,

@@ -20,7 +20,7 @@ BOB: Row = ("1b", 1, "Bob")
 CYD: Row = ("2a", 2, "Cyd")
 
 
-def declared(schema: pl.Schema, pipeline: str = "hotel", definition: str = "", **more: bool) -> Declaration:
+def declared(schema: pl.Schema, pipeline: str = "hotel", definition: str = "", **more: Any) -> Declaration:
     return Declaration(arrow(schema), pipeline, definition, **more)
 
 

@@ -20,7 +20,7 @@ from polars.testing import assert_frame_equal
 
 from operators.decimal_text import perilous
 from operators.decode import Decoded, Decoder
-from operators.formats import PLACEHOLDER, Debezium, Format, Json
+from operators.formats import PLACEHOLDER, Debezium, Format, Json, JsonSchema
 from operators.json_batch import tidy
 from operators.schema import DeclarationError, parse_schema
 
@@ -54,12 +54,13 @@ def test_a_value_is_the_row_and_a_tombstone_deletes_the_key_of_its_record() -> N
     )
     landed = datetime(2013, 1, 1, 10, 17, tzinfo=UTC)
     day = date(2013, 1, 1)
+    lacking = [["carrier", "diverted", "stops"], ["fare", "delay", "diverted", "day", "landed_at", "stops"]]
     assert decoded.rejects.rows() == []
     assert decoded.dropped.to_list() == []
     assert decoded.events.rows() == [
         (0, "upsert", None, None, 1, "UA", Decimal("12.50"), -3.0, False, day, landed, ["EWR", "IAH"]),
-        (1, "upsert", None, None, 2, None, Decimal("12.50"), 0.5, None, day, landed, None),
-        (2, "upsert", None, None, 3, "} null", None, None, None, None, None, None),
+        (1, "upsert", None, lacking[0], 2, None, Decimal("12.50"), 0.5, None, day, landed, None),
+        (2, "upsert", None, lacking[1], 3, "} null", None, None, None, None, None, None),
         (3, "delete", None, None, 1, *[None] * 7),
         (4, "delete", None, None, 2, *[None] * 7),
     ]
@@ -252,13 +253,19 @@ SPLIT_ACROSS = st.sampled_from(
     ['{"flight": 1, "x":', '{"flight": 2}}', '{"flight": 1} {"flight": 2}', '{"x": [{}', "{}]}"]
 )
 TEXTS = ROWS | ENVELOPES | WRAPPED | JUNK | SPLIT_ACROSS
-VALUES = st.none() | TEXTS.map(str.encode) | st.binary(max_size=12) | JUNK.map(lambda text: b"{" + text.encode() + b"}")
-KEYS = st.sampled_from([None, b"", b"1", b'"1"', b'{"flight": 1}', b'{"payload": {"flight": 1}}', b"[", b"{} null"])
+FRAMED = st.tuples(st.sampled_from([b"", b"\0\0\0\0\1", b"\0\0"]), TEXTS.map(str.encode)).map(b"".join)
+VALUES = st.none() | FRAMED | st.binary(max_size=12) | JUNK.map(lambda text: b"{" + text.encode() + b"}")
+KEYS = st.sampled_from(
+    [None, b"", b"1", b"\0\0\0\0\1" + b"1", b'"1"', b'{"flight": 1}', b'{"payload": {"flight": 1}}', b"[", b"{} null"]
+)
 FORMATS: list[tuple[Format, str | None]] = [
     (Json(), None),
     (Json(operation="op"), "landed_at"),
     (Debezium(), "source.lsn"),
     (Debezium(decimals="string"), "landed_at"),
+    (Json(operation="op", absent="null"), None),
+    (JsonSchema(), None),
+    (Debezium(encoding="json_schema"), None),
 ]
 
 

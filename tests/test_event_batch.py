@@ -9,8 +9,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows import Debezium, EventLog, Json, Silver, event_batch
-from flows.event_batch import QUARANTINE, Decoding, EventBatch, RecordDecoder, decode_records
-from storage.records import Records
+from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
+from operators.decode import RecordDecoder
+from storage.records import Origin, Records
 
 SCHEMA = {"id": "int64", "name": "string"}
 GOOD = b'{"id": 1, "name": "a"}'
@@ -104,3 +105,23 @@ def test_small_batches_decoded_together_are_what_each_is_alone(monkeypatch: pyte
             theirs = pl.concat([getattr(batch, frame) for batch in alone if batch.partition == partition])
             assert_frame_equal(mine, theirs)
     assert together[1].rejects["headers"].to_list() == ['[["source", "desk"]]']
+
+
+def test_records_that_come_again_do_not_mix_with_those_of_a_topic_of_the_same_partition() -> None:
+    """Where the topic's batch ends, the number of the request begins."""
+    table = silver(EventLog("things", format=Json()))
+    offsets = np.arange(3)
+    first = Records("things", 0, 0, 3, offsets, offsets, [None] * 3, [GOOD] * 3)
+    origin = Origin(["things", "other"], np.array([4, 0], np.int32), np.array([99, 8]))
+    number = np.full(2, 3)
+    again = Records("retry/things", 0, 3, 4, number, offsets[:2], [None] * 2, [GOOD, b"{"], None, origin)
+    new, old = Decoding(table.decoder, table.schema).rest([first, again])
+    assert (new.range.partition_id, new.events.height, old.range.partition_id) == ("things/0", 3, "retry/things/0")
+    where = ["_topic", "_partition", "_offset", "_retried", "_op", "_sequence"]
+    assert old.events.select(where).rows() == [
+        ("things", 4, 99, 3, "upsert", 99),
+        ("other", 0, 8, 3, "quarantined", 8),
+    ]
+    assert old.rejects.select(where[:4]).rows() == [("other", 0, 8, 3)]
+    assert old.starting_at(4).events.height == old.starting_at(4).rejects.height == 0
+    assert old.starting_at(3) is old

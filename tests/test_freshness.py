@@ -29,13 +29,14 @@ def _commit(table: str, rows: pl.DataFrame, ledger: dict[str, Any] | None, milli
     os.utime(newest, ns=(0, int(_at(milliseconds).timestamp() * 1000) * 1_000_000))
 
 
-def _staged(partition: int, first_offset: int, milliseconds: list[int]) -> pl.DataFrame:
+def _staged(partition: int, first_offset: int, milliseconds: list[int], retried: int | None = None) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "_topic": "t",
             "_partition": pl.Series([partition] * len(milliseconds), dtype=pl.Int32),
             "_offset": range(first_offset, first_offset + len(milliseconds)),
             "_changed_at": [_at(each) for each in milliseconds],
+            "_retried": pl.Series([retried] * len(milliseconds), dtype=pl.Int64),
         }
     )
 
@@ -46,6 +47,7 @@ def lake(tmp_path: Path) -> Lake:
     lake, row = Lake(str(tmp_path)), pl.DataFrame({"x": [1]})
     _commit(lake.staging("s"), _staged(0, 0, [0, 10, 20, 30]), None, 0)
     _commit(lake.staging("s"), _staged(1, 5, [0, 40]), None, 0)
+    _commit(lake.staging("s"), _staged(0, 0, [0], retried=0), None, 0)  # sent in again later, which says nothing
     for ranges, at in (({"t/0": [0, 2]}, 50), (None, 55), ({"t/0": [2, 3], "t/1": [5, 6]}, 60), ({"t/0": [3, 4]}, 90)):
         _commit(lake.silver("s"), row, ranges and {"ranges": ranges}, at)
     for version, at in ((0, 100), (None, 110), (3, 200)):

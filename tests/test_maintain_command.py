@@ -38,13 +38,20 @@ def test_tables_are_compacted_and_swept_and_their_owner_goes_on(
     chain = Chain(lake)
     for step in range(5):
         chain.advance(*(thing(number, 1) for number in range(4 * step, 4 * step + 4)), thing(0, 2 + step))
-    files = {table: len(DeltaTable(lake / table).file_uris()) for table in TABLES}
+    files = {table: len(DeltaTable(lake / table).file_uris()) for table in (*TABLES, "silver/things__side")}
     age(lake, 2 * HOUR)
     clock.offset = timedelta(0)
 
     assert main(["maintain", module]) == 0
     told = re.findall(r"^(\w+ \w+): (\d+) data files are now (\d+); (\d+)", capsys.readouterr().out, re.MULTILINE)
-    assert [each[0] for each in told] == ["staging things", "quarantine things", "silver things", "gold kinds"]
+    assert [each[0] for each in told] == [
+        "staging things",
+        "quarantine things",
+        "silver things",
+        "silver things__side",
+        "ambiguous things",
+        "gold kinds",
+    ]
     now = {f"{layer}/{name}": len(DeltaTable(lake / layer / name).file_uris()) for layer, name in map(_split, told)}
     assert [(int(before), int(after)) for _, before, after, _ in told] == [
         (files.get(table, 0), count) for table, count in now.items()

@@ -17,6 +17,7 @@ from pyroaring import BitMap64
 from storage.delta_actions import transaction
 from storage.delta_log import DeltaLog
 from storage.errors import CommitRaceError
+from storage.retry_requests import REQUEST, RetryRequests
 from tests.child_server import listens
 from tests.object_stores import Bucket
 from tests.readers import ON_OBJECT_STORES, assert_all_read
@@ -100,3 +101,29 @@ def test_a_server_ends_with_its_parent(bucket: Bucket, tmp_path: Path) -> None:
     while listens(port):
         assert time.monotonic() < deadline, f"the server of {endpoint} still listens"
         time.sleep(0.05)
+
+
+def test_racing_requests_to_read_records_again_get_a_number_each(bucket: Bucket) -> None:
+    start, numbers = threading.Barrier(8), []
+    uri = f"{bucket.uri}/quarantine/orders__retry"
+    assert RetryRequests(uri, "retry/orders").bounds(0) == (0, 0)
+
+    def ask(offset: int) -> None:
+        requests = RetryRequests(uri, "retry/orders")
+        row = pl.DataFrame([("orders", 0, offset, None, b"\xff", None, None)], REQUEST, orient="row")
+        start.wait()
+        numbers.append((requests.put(row, 0), offset))
+
+    threads = [threading.Thread(target=ask, args=(offset,)) for offset in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    requests = RetryRequests(uri, "retry/orders")
+    assert sorted(number for number, _ in numbers) == requests.numbers() == [*range(8)]
+    reader = requests.reader(0, 0)
+    for number, offset in sorted(numbers):
+        records = reader.read(1, 0)
+        assert records.origin is not None
+        assert (records.start, records.keys, records.origin.offsets.tolist()) == (number, [b"\xff"], [offset])
+    assert len(reader.read(1, 0)) == 0

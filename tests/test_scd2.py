@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.scd1 import TECHNICAL, Counts, Scd1
+from operators.order import Order
+from operators.outcomes import Counts
+from operators.scd1 import Scd1
 from operators.scd2 import Scd2, history_columns
 from operators.schema import parse_schema
 from operators.slot_rows import SlotRows
+from operators.technical import technical
 from tests.histories import Event, Row, Version, history
+from tests.side import Side
+from tests.test_scd1 import NUMBER, PAIR, stored
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "silver.json"
 SCHEMA = parse_schema({"key": "int64", "a": "int64", "b": "int64", "c": "string"})
@@ -25,54 +30,62 @@ VALUES = ["a", "b", "c"]
 Keyed = tuple[Row, Event]
 
 
-def frame(events: Sequence[Keyed], schema: dict[str, pl.DataType], keys: Sequence[str]) -> pl.DataFrame:
+def frame(
+    events: Sequence[Keyed], schema: dict[str, pl.DataType], keys: Sequence[str], sequence: pl.DataType = NUMBER
+) -> pl.DataFrame:
     others = [name for name in schema if name not in keys]
     rows = []
     for key, e in events:
         values = dict(zip(keys, key, strict=True)) | dict(zip(others, e.row or (None,) * len(others), strict=True))
         absent = [others[i] for i in sorted(e.absent)] or None
         rows.append((e.op, e.sequence, "t", 0, e.position, None, absent, *(values[name] for name in schema)))
-    technical = {name: TECHNICAL[name] for name in ("_sequence", "_topic", "_partition", "_offset", "_changed_at")}
-    columns = {"_op": pl.String(), **technical, "_unavailable": pl.List(pl.String()), **schema}
-    return pl.DataFrame(rows, columns, orient="row")
+    names = ("_sequence", "_topic", "_partition", "_offset", "_changed_at")
+    columns = {"_op": pl.String(), **{name: technical(NUMBER)[name] for name in names}}
+    made = pl.DataFrame(rows, {**columns, "_unavailable": pl.List(pl.String()), **schema}, orient="row")
+    return made.with_columns(stored(made["_sequence"], sequence))
 
 
 class Silver:
     """A history table and what is remembered beside it, kept by `Scd2`."""
 
     def __init__(
-        self, schema: dict[str, pl.DataType], keys: Sequence[str] = ("key",), tracked: Sequence[str] | None = None
+        self,
+        schema: dict[str, pl.DataType],
+        keys: Sequence[str] = ("key",),
+        tracked: Sequence[str] | None = None,
+        sequence: pl.DataType = NUMBER,
     ) -> None:
-        self.schema, self.keys, self.tracked = schema, list(keys), tracked
-        self.columns = pl.Schema({**schema, **history_columns(pl.Int64()), **TECHNICAL})
+        self.schema, self.keys, self.tracked, self.sequence = schema, list(keys), tracked, sequence
+        self.columns = pl.Schema({**schema, **history_columns(sequence), **technical(sequence)})
         self.rows = pl.DataFrame(schema=self.columns)
-        self.remembered = frame([], schema, self.keys)
+        self.side = Side(frame([], schema, self.keys, sequence).schema)
         self.restart()
 
     def restart(self) -> None:
         """Forget everything but the two tables, whose rows may stand in any order."""
-        self.held, self.beside = SlotRows(self.columns), SlotRows(self.remembered.schema)
-        self.state = Scd2(pl.Schema(self.schema), self.keys, self.held, self.beside, tracked=self.tracked)
+        self.held, load_side = SlotRows(self.columns), self.side.restart(lambda events: np.ones(events.height, bool))
+        order = Order(self.sequence)
+        self.state = Scd2(pl.Schema(self.schema), self.keys, self.held, self.side.held, order, tracked=self.tracked)
         for part in self.rows.sample(fraction=1, shuffle=True, seed=1).iter_slices(7):
             self.held.put(self.state.load(part.select(self.state.loaded_columns)), part)
-        merged = np.ones(self.remembered.height, bool)
-        self.beside.put(self.state.load_remembered(self.remembered, merged), self.remembered)
+        load_side(self.state.load_remembered)
 
     def merge(self, events: Sequence[Keyed]) -> Counts:
-        plan = self.state.plan(frame(events, self.schema, self.keys))
+        plan = self.state.plan(frame(events, self.schema, self.keys, self.sequence))
         changes = plan.changes
         gone = pl.concat([changes.updated_from, changes.deleted])
         left = self.rows.join(gone, on=self.rows.columns, how="anti", nulls_equal=True)
         assert left.height == self.rows.height - gone.height, "a before-image is not what the table held"
         self.rows = pl.concat([left, changes.updated_to, changes.inserted])
-        self.remembered = pl.concat([self.remembered, plan.remembered])
+        self.side.commit(plan.memory)
         self.state.apply(plan)
         self.held.remove(changes.deleted_slots)
         self.held.put(changes.inserted_slots, changes.inserted)
         self.held.put(changes.updated_slots, changes.updated_to)
-        self.beside.put(plan.remembered_slots, plan.remembered)
-        assert sum(astuple(plan.counts)) == len(events)
-        return plan.counts
+        counts = plan.outcome.counts
+        assert sum(astuple(counts)) == len(events)
+        assert plan.outcome.pairs.height == counts.ambiguous
+        return counts
 
     def versions(self) -> dict[Row, list[Version]]:
         """Return the versions of each key, its own columns left out."""
@@ -80,9 +93,15 @@ class Silver:
         found: dict[Row, list[Version]] = {}
         for row in self.rows.sort("valid_from").iter_rows(named=True):
             assert row["is_current"] == (row["valid_to"] is None)
-            version = Version(tuple(row[name] for name in others), row["valid_from"], row["valid_to"])
+            ends = None if row["is_current"] else number(row["valid_to"])
+            version = Version(tuple(row[name] for name in others), number(row["valid_from"]), ends)
             found.setdefault(tuple(row[name] for name in self.keys), []).append(version)
         return found
+
+
+def number(sequence: int | dict[str, int]) -> int:
+    """Return the number that a sequence was made of."""
+    return sequence if isinstance(sequence, int) else 4 * sequence["high"] + sequence["low"]
 
 
 def batches(events: Sequence[Keyed], chance: random.Random) -> list[Sequence[Keyed]]:
@@ -130,11 +149,17 @@ TRACKED = st.sampled_from([None, ["a"], ["a", "c"]])
 
 
 @settings(deadline=None, max_examples=150)
-@given(events=streams(), tracked=TRACKED, seed=st.integers(0, 2**32), restarts=st.booleans())
+@given(
+    events=streams(),
+    tracked=TRACKED,
+    sequence=st.sampled_from([NUMBER, NUMBER, PAIR]),
+    seed=st.integers(0, 2**32),
+    restarts=st.booleans(),
+)
 def test_whatever_the_arrival_the_batching_and_the_restarts_the_history_is_the_same(
-    events: list[Keyed], tracked: list[str] | None, seed: int, *, restarts: bool
+    events: list[Keyed], tracked: list[str] | None, sequence: pl.DataType, seed: int, *, restarts: bool
 ) -> None:
-    chance, silver = random.Random(seed), Silver(SCHEMA, tracked=tracked)
+    chance, silver = random.Random(seed), Silver(SCHEMA, tracked=tracked, sequence=sequence)
     for batch in batches(chance.sample(events, len(events)), chance):
         silver.merge(batch)
         if restarts and chance.random() < 0.3:
@@ -145,14 +170,13 @@ def test_whatever_the_arrival_the_batching_and_the_restarts_the_history_is_the_s
 @settings(deadline=None, max_examples=100)
 @given(events=streams(), seed=st.integers(0, 2**32))
 def test_the_open_rows_are_those_of_scd1(events: list[Keyed], seed: int) -> None:
-    whole = [(key, replace(event, absent=frozenset())) for key, event in events]
     chance, silver = random.Random(seed), Silver(SCHEMA)
-    columns = pl.Schema({**SCHEMA, **TECHNICAL})
-    held = SlotRows(columns)
-    scd1 = Scd1(pl.Schema(SCHEMA), ["key"], held)
-    for batch in batches(chance.sample(whole, len(whole)), chance):
+    held, side = SlotRows(pl.Schema({**SCHEMA, **technical(NUMBER)})), Side(frame([], SCHEMA, ["key"]).schema)
+    scd1 = Scd1(pl.Schema(SCHEMA), ["key"], held, side.held)
+    for batch in batches(chance.sample(events, len(events)), chance):
         silver.merge(batch)
         plan = scd1.plan(frame(batch, SCHEMA, ["key"]))
+        side.commit(plan.memory)
         scd1.apply(plan)
         held.remove(plan.changes.deleted_slots)
         held.put(np.concatenate([plan.changes.inserted_slots, plan.changes.updated_slots]), plan.changes.after)
@@ -206,7 +230,7 @@ def test_a_plan_that_is_never_applied_changes_nothing() -> None:
     silver.merge([((1,), Event("upsert", 3, 0, (1, 1, "A"))), ((2,), Event("upsert", 3, 1, (1, 1, "B")))])
     late = frame([((1,), Event("upsert", 2, 2, (1, 1, "C"))), ((None,), Event("truncate", 9, 3))], SCHEMA, ["key"])
     first, again = silver.state.plan(late), silver.state.plan(late)
-    assert first.counts == again.counts == Counts(applied=2)
+    assert first.outcome.counts == again.outcome.counts == Counts(applied=2)
     assert first.changes.updated_to.rows() == again.changes.updated_to.rows()
     assert silver.merge([((1,), Event("upsert", 3, 0, (1, 1, "A")))]) == Counts(duplicate=1)
 

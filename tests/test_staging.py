@@ -1,19 +1,17 @@
-"""Reading a staging table back: ranges without gaps, and the deletes that a restart must remember."""
+"""Reading a staging table back: ranges without gaps."""
 
 from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from storage import staging
 from storage.errors import HoleError
 from storage.maintenance import Maintained, Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Range
-from storage.staging import read_deletes, read_range
+from storage.staging import read_range, retry_partition
 from storage.table import Table
 from tests.keyed_table import Row
 from tests.rooms import declared
@@ -25,6 +23,7 @@ STAGED = pl.Schema(
         "_offset": pl.Int64(),
         "_op": pl.String(),
         "_sequence": pl.Int64(),
+        "_retried": pl.Int64(),
     }
 )
 
@@ -32,7 +31,8 @@ STAGED = pl.Schema(
 def stage(path: Path, *batches: list[Row]) -> str:
     table = OwnedTable(str(path), declared(STAGED))
     for batch in batches:
-        table.append(pl.DataFrame(batch, STAGED, orient="row"), Commit({}))
+        rows = [row if len(row) == len(STAGED) else (*row, None) for row in batch]
+        table.append(pl.DataFrame(rows, STAGED, orient="row"), Commit({}))
     return str(path)
 
 
@@ -66,17 +66,19 @@ def test_a_range_is_read_back_without_gaps_in_order_and_in_bounded_steps(
         read(0, 1, 8)
 
 
-_STAGED_ROW = st.tuples(st.sampled_from(["upsert", "delete", "truncate", "quarantined"]), st.integers(-5, 5))
+def test_records_sent_in_again_are_a_range_of_requests_and_not_of_their_topic(tmp_path: Path) -> None:
+    uri = stage(
+        tmp_path / "staging",
+        [("desk", 0, 0, "quarantined", 0), ("desk", 0, 1, "upsert", 1), ("porch", 3, 7, "quarantined", 0)],
+        [("porch", 3, 7, "delete", 7, 1), ("desk", 0, 0, "delete", 0, 0), ("porch", 3, 7, "quarantined", 7, 0)],
+    )
 
+    def read(name: str, start: int, end: int) -> list[Row]:
+        ((_, _, rows),) = read_range(uri, Range(name, start, end), 0)
+        return rows.select("_topic", "_offset", "_op", "_retried").rows()
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(_STAGED_ROW, min_size=1, max_size=20), st.dictionaries(st.integers(0, 2), st.integers(0, 20)))
-def test_deletes_and_truncates_at_or_beyond_the_positions_are_left_for_later(
-    tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, int]], positions: dict[int, int]
-) -> None:
-    rows = [("desk", offset % 3, offset // 3, op, sequence) for offset, (op, sequence) in enumerate(drawn)]
-    held_positions = {f"desk/{partition}": position for partition, position in positions.items()}
-    deletes, floor = read_deletes(stage(tmp_path_factory.mktemp("lake") / "staging", rows), held_positions)
-    merged = [row for row in rows if row[2] < positions.get(row[1], 0)]
-    assert sorted(deletes.rows()) == sorted(row for row in merged if row[3] == "delete")
-    assert floor == max((row[4] for row in merged if row[3] == "truncate"), default=None)
+    again = retry_partition("things")
+    assert again == "retry/things/0"
+    assert read("desk/0", 0, 2) == [("desk", 0, "quarantined", None), ("desk", 1, "upsert", None)]
+    assert read(again, 0, 1) == [("desk", 0, "delete", 0), ("porch", 7, "quarantined", 0)]
+    assert read(again, 1, 2) == [("porch", 7, "delete", 1)]

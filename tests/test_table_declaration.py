@@ -9,7 +9,7 @@ import pytest
 from storage.errors import TableMismatchError, UnwritableError
 from storage.owned_table import Commit, OwnedTable
 from storage.table_declaration import check_table
-from tests.rooms import ADA, ROOMS, declared, open_rooms, rooms
+from tests.rooms import ADA, ROOMS, declared, held, open_rooms, rooms
 
 
 def test_a_table_with_other_columns_is_refused_and_they_are_named(tmp_path: Path) -> None:
@@ -32,6 +32,32 @@ def test_a_table_that_another_pipeline_or_declaration_made_is_refused(tmp_path: 
         check_table(uri, declared(ROOMS, definition="keys Room"))
     assert OwnedTable(uri, declared(ROOMS, definition="keys GUEST")).is_current
     assert not OwnedTable(uri, declared(ROOMS, definition="keys Room", derived=True)).is_current
+
+
+def test_a_refusal_names_what_differs_where_the_table_says_what_it_was_made_by(tmp_path: Path) -> None:
+    """A table from before it said so is refused without, and says it from its next owner on."""
+    uri = str(tmp_path / "rooms")
+    OwnedTable(uri, declared(ROOMS, definition="keys GUEST")).append(rooms(ADA), Commit({"desk/0": 1}))
+    made = {"keys": ["GUEST"], "desk": None, "floor": "1st"}
+    other = declared(ROOMS, definition="keys Room", terms={**made, "keys": ["Room"], "desk": "2"}, remedy="Ask Ada")
+    with pytest.raises(
+        TableMismatchError, match=r"made by another declaration than \(keys Room\)\. Declare it as it w"
+    ):
+        check_table(uri, other)
+    OwnedTable(uri, declared(ROOMS, definition="keys GUEST", terms=made))
+    named = r"\(keys: made with \['GUEST'\], declared \['Room'\]; desk: made with None, declared 2\)\. Ask Ada"
+    with pytest.raises(TableMismatchError, match=named):
+        check_table(uri, other)
+    assert held(tmp_path / "rooms") == [ADA]
+    assert OwnedTable(uri, declared(ROOMS, definition="keys GUEST", terms=made)).version == 2, "said once"
+
+
+def test_what_differs_is_said_before_the_columns_that_come_of_it(tmp_path: Path) -> None:
+    uri = str(tmp_path / "rooms")
+    OwnedTable(uri, declared(ROOMS, definition="scd2", terms={"history": "scd2"}))
+    fewer = declared(pl.Schema([*ROOMS.items()][:2]), definition="scd1", terms={"history": "scd1"})
+    with pytest.raises(TableMismatchError, match=r"\(history: made with scd2, declared scd1\)"):
+        check_table(uri, fewer)
 
 
 @pytest.mark.parametrize("where", ["a file", "/proc/nowhere"])

@@ -50,7 +50,7 @@ def run_demo() -> None:
     """Run the demo in the working directory. Raises DemoError, StorageError, ModuleNotFoundError."""
     signal.signal(signal.SIGTERM, _interrupt)
     settings = Settings.from_environment()
-    topic, lake = flights.pipeline.silvers[0].source.open(settings), flights.pipeline.lake_of(settings)
+    topic, lake = flights.pipeline.silvers[0].open_topic(settings), flights.pipeline.lake_of(settings)
     if not isinstance(topic, EventLogTopic) or "://" in lake.root:
         raise DemoError(f"the demo needs its events and its lake on this machine, received {topic} and {lake.root}")
     with only_demo(topic.directory) as lock:

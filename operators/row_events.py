@@ -1,33 +1,37 @@
-"""Change events from plain JSON: each value is the row, a tombstone deletes the row of its Kafka key."""
+"""Change events from rows: each value is the row, a tombstone deletes the row of its Kafka key."""
 
 import json
 from collections.abc import Sequence
 
 import polars as pl
 
-from operators.documents import Reader
+from operators.avro_reader import AvroReader, Schemas
+from operators.documents import Read, Reader
 from operators.events import Columns, Judged, judge, sequence_of
-from operators.formats import Json
-from operators.json_batch import tidy
+from operators.formats import Avro, Rows
 from operators.look import Field
+from operators.readers import JsonReader, RecordReader, framed, row_reader
 from operators.schema import DeclarationError
 from operators.wire import wires_for
 
 
-class JsonEvents:
-    """Reads the values and keys of a topic in `Json` format. Raises DeclarationError for a typed operation column."""
+class RowEvents:
+    """Reads the values and keys of a topic of rows. Raises DeclarationError for a typed operation column."""
 
-    def __init__(self, columns: Columns, fmt: Json) -> None:
+    def __init__(self, columns: Columns, fmt: Rows, schemas: Schemas) -> None:
         dtype = columns.schema.get(fmt.operation or "", pl.String())
         if not isinstance(dtype, pl.String):
             raise DeclarationError(f"operation {fmt.operation!r} is declared as {dtype}; expected a string")
-        fields = [Field(name, (name,), dtype, wires_for(dtype, fmt)) for name, dtype in columns.schema.items()]
+        fields = [
+            Field(name, (name,), dtype, wires_for(dtype, fmt), None if name in columns.keys else name)
+            for name, dtype in columns.schema.items()
+        ]
         if fmt.operation is not None:
             fields.append(Field("_operation", (fmt.operation,), pl.String(), wires_for(pl.String(), fmt)))
         self._columns = columns
         self._format = fmt
-        self._rows = Reader(fields)
-        self._keys = KeyReader(columns, fmt)
+        self._rows = row_reader(fields, fmt, schemas)
+        self._keys = KeyReader(columns, fmt, schemas)
 
     def read(self, documents: Sequence[bytes], keys: Sequence[bytes | None]) -> Judged:
         """Return the events of `documents`; `keys` are not looked at, the row has its business key."""
@@ -38,7 +42,7 @@ class JsonEvents:
         candidates = frame.with_columns(*self._operation(), _sequence=sequence)
         if (candidates["_op"] == "delete").any():
             upsert = pl.col("_op").ne_missing("delete")
-            rest = [name for name in self._columns.schema if name not in self._columns.keys]
+            rest = ["_unavailable", *(name for name in self._columns.schema if name not in self._columns.keys)]
             candidates = candidates.with_columns(pl.when(upsert).then(pl.col(name)).alias(name) for name in rest)
         judged = judge(candidates, self._columns)
         return Judged(judged.events, [*judged.rejects, *refused.items()], [])
@@ -76,27 +80,42 @@ class JsonEvents:
 
 
 class KeyReader:
-    """Reads business keys from Kafka keys: JSON objects with the key columns, or one scalar for one key column."""
+    """Reads business keys from Kafka keys: objects with the key columns, or a bare value for one key column."""
 
-    def __init__(self, columns: Columns, fmt: Json) -> None:
+    def __init__(self, columns: Columns, fmt: Rows, schemas: Schemas) -> None:
         self._names = columns.keys
-        self._reader = Reader(
-            [Field(k, (k,), columns.schema[k], wires_for(columns.schema[k], fmt)) for k in self._names]
-        )
+        fields = [Field(k, (k,), columns.schema[k], wires_for(columns.schema[k], fmt)) for k in self._names]
+        self._reader: RecordReader
+        if isinstance(fmt, Avro):
+            self._reader = AvroReader(fields, {}, fmt, schemas)
+        else:
+            self._reader = framed(_Objects(JsonReader(Reader(fields)), self._names), fmt)
 
     def read(self, keys: Sequence[bytes | None]) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
         """Return `_row`, `_unavailable` and the key columns of the keys that could be read; (row, reason) of others."""
-        tidied = tidy([self._as_object(key) for key in keys])
-        frame, refused = self._reader.read(tidied.documents)
-        index = pl.Series("_row", tidied.places, pl.UInt32)
-        rejects = [(i, self._reason(keys[i], reason)) for i, reason in tidied.rejects]
-        rejects += [(tidied.places[i], f"Kafka key: {reason}") for i, reason in refused.items()]
-        return frame.with_columns(index.gather(frame["_row"])), rejects
+        frame, refused = self._reader.read([key or b"" for key in keys])
+        return frame, [(row, self._reason(keys[row], reason)) for row, reason in refused.items()]
 
-    def _as_object(self, key: bytes | None) -> bytes:
+    def _reason(self, key: bytes | None, reason: str) -> str:
+        if key is None:
+            return f"received no Kafka key, expected one with {', '.join(self._names)}"
+        return f"Kafka key: {reason}"
+
+
+class _Objects:
+    """Reads JSON scalars for the one key column as objects with it."""
+
+    def __init__(self, reader: RecordReader, names: Sequence[str]) -> None:
+        self._reader, self._names = reader, names
+
+    def read(self, documents: Sequence[bytes]) -> Read:
+        """Return `documents` as columns."""
+        return self._reader.read([self._as_object(document) for document in documents])
+
+    def _as_object(self, key: bytes) -> bytes:
         """Return the key as a JSON object if it is a scalar for the one key column, else as it is."""
-        if key is None or key[:1] == b"{" or len(self._names) > 1:
-            return key or b""
+        if key[:1] == b"{" or len(self._names) > 1:
+            return key
         try:
             scalar = json.loads(key, parse_int=float)
         except (ValueError, RecursionError):
@@ -104,8 +123,3 @@ class KeyReader:
         if isinstance(scalar, dict | list):
             return key
         return b"{%s:%s}" % (json.dumps(self._names[0]).encode(), key.strip())
-
-    def _reason(self, key: bytes | None, reason: str) -> str:
-        if key is None:
-            return f"received no Kafka key, expected one with {', '.join(self._names)}"
-        return f"Kafka key: {reason}"

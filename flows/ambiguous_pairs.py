@@ -1,0 +1,69 @@
+"""The table of ambiguous pairs: two events of a key at one sequence, with different rows."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from flows.lake import Lake
+from flows.silver import Silver
+from flows.tables import ambiguous_table
+from operators.outcomes import OTHER
+from storage.errors import AmbiguousError
+from storage.maintenance import Maintenance
+from storage.owned_table import Commit, OwnedTable
+from storage.staging import is_below
+
+_POSITION = ["_topic", "_partition", "_offset"]
+_POSITIONS = [*_POSITION, *(f"{OTHER}{name}" for name in _POSITION)]
+
+
+class AmbiguousPairs:
+    """Lists pairs before the Silver commit that they come from.
+
+    A run that ends between the two commits finds the pairs again: those that are listed already, and of which Silver,
+    which stands at `positions`, has not both events, are not listed twice.
+    """
+
+    def __init__(self, silver: Silver, lake: Lake, pipeline: str, positions: Mapping[str, int]) -> None:
+        self._silver, uri = silver, lake.ambiguous(silver.name)
+        self._table = OwnedTable(uri, ambiguous_table(silver, pipeline))
+        self._maintenance = Maintenance(self._table, self._table, lake.retention)
+        self._listed = _unmerged(uri, positions)
+
+    def settle(self, pairs: pl.DataFrame) -> None:
+        """List new pairs. Raises AmbiguousError where the table's policy is to stop, and TransientError."""
+        if not pairs.height:
+            return
+        if self._silver.ties == "fail":
+            raise AmbiguousError(_described(self._silver, pairs))
+        if self._listed.height:
+            pairs = pairs.join(self._listed, on=_POSITIONS, how="anti")
+        self._table.append(pairs, Commit({}, {"listed": pairs.height}))
+        self._maintenance.tick()
+
+
+def _unmerged(uri: str, positions: Mapping[str, int]) -> pl.DataFrame:
+    listed = pl.scan_delta(uri).select(_POSITIONS)
+    other = listed.select(pl.col(f"{OTHER}{name}").alias(name) for name in _POSITION)
+    merged = pl.concat(
+        [listed.select(is_below(positions)), other.select(is_below(positions).alias("other"))], how="horizontal"
+    )
+    return listed.collect().filter(~merged.select(pl.all_horizontal(pl.all())).collect().to_series())
+
+
+def _described(silver: Silver, pairs: pl.DataFrame) -> str:
+    pair = pairs.row(0, named=True)
+    key = ", ".join(f"{name}={pair[name]!r}" for name in silver.keys)
+    values = [name for name in silver.schema if name not in silver.keys]
+    ours = {name: pair[name] for name in values}
+    theirs = {name: pair[f"{OTHER}_{name}"] for name in values}
+    return (
+        f"silver/{silver.name}: {pairs.height} ambiguous pairs, the first of {key} at sequence {pair['_sequence']}: "
+        f"{ours} at {_place(pair, '')}, {theirs} at {_place(pair, OTHER)}. Two events of a key at one sequence have no "
+        "order: mend the source, name more columns in sequence_by, or declare ties='last_position' or 'quarantine'"
+    )
+
+
+def _place(pair: Mapping[str, object], prefix: str) -> str:
+    topic, partition, offset = (pair[f"{prefix}{name}"] for name in _POSITION)
+    return f"{topic}/{partition} offset {offset}"

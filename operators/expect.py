@@ -1,0 +1,93 @@
+"""Declaring an expectation: what a row must meet to be merged.
+
+As with a CHECK constraint of SQL, an expectation that is NULL for a row is met (ISO/IEC 9075-2, "<check constraint
+definition>"): whoever wants a value says `is_not_null()`. Deletes and truncates carry no row and are not checked. An
+event is checked as it came: a value that Debezium did not send is NULL here, whatever the table has.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from operators.json_batch import clip
+from operators.schema import DeclarationError, Schema, did_you_mean
+
+Otherwise = Literal["warn", "drop", "quarantine", "fail"]
+"""From the mildest to the strictest. Of several expectations that a record does not meet, the strictest decides."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expect:
+    """Expect a condition of every row that is upserted, and say what to do otherwise.
+
+    `condition` is a polars expression over the declared columns that is true or false of each row by itself; NULL is
+    true. `otherwise` says what becomes of a record that does not meet it: "warn" lets it pass, "drop" leaves it out,
+    "quarantine" puts it where it can be looked at and sent in again, "fail" stops the run before it is committed. A
+    record that the condition cannot be evaluated on (a text that is no number, say) is quarantined, unless it stops
+    the run. All are counted.
+
+    >>> Expect("amount_not_negative", pl.col("amount") >= 0, otherwise="warn").otherwise
+    'warn'
+    """
+
+    name: str
+    condition: pl.Expr
+    otherwise: Otherwise = "quarantine"
+
+
+def checked(expectations: Sequence[Expect], schema: Schema) -> list[Expect]:
+    """Return the expectations of a table. Raises DeclarationError for one that cannot be."""
+    names = [each.name for each in expectations]
+    known = get_args(Otherwise)
+    for each in expectations:
+        if names.count(each.name) > 1:
+            raise DeclarationError(f"two expectations are named {each.name!r}; rename one")
+        if each.otherwise not in known:
+            raise DeclarationError(
+                f"expectation {each.name!r}: unknown otherwise={each.otherwise!r}; expected one of: "
+                f"{', '.join(known)}.{did_you_mean(each.otherwise, known)}"
+            )
+        if problem := _problem(each.condition, schema):
+            raise DeclarationError(
+                f"expectation {each.name!r}: {problem}. Expected a polars expression over {', '.join(schema)} that is "
+                'true or false of each row by itself, as pl.col("amount") >= 0'
+            )
+    return [*expectations]
+
+
+def _problem(condition: object, schema: Schema) -> str | None:
+    if not isinstance(condition, pl.Expr):
+        return f"received a {type(condition).__name__}"
+    try:
+        shapes = filter(None, (_misshapen(condition, schema, height) for height in (0, 2)))
+        return next(shapes, None) or next(filter(None, map(_not_by_row, _parts(condition, schema))), None)
+    except PolarsError as error:
+        return f"cannot be evaluated: {clip(str(error).partition(chr(10))[0])}"
+
+
+def _misshapen(condition: pl.Expr, schema: Schema, height: int) -> str | None:
+    """Say why what a condition makes of so many rows is not one Boolean each."""
+    found = pl.DataFrame({name: [None] * height for name in schema}, schema).select(condition)
+    if found.width != 1:
+        return f"received {found.width} columns ({', '.join(found.columns)})"
+    if found.dtypes != [pl.Boolean]:
+        return f"received {found.dtypes[0]} values"
+    return None if found.height == height else f"received {found.height} values for {height} rows"
+
+
+def _parts(condition: pl.Expr, schema: Schema) -> Iterator[pl.Expr]:
+    yield condition
+    for each in condition.meta.pop(schema=schema):
+        yield from _parts(each, schema)
+
+
+def _not_by_row(part: pl.Expr) -> str | None:
+    """Say why a part of a condition is not one value of each row by itself: which rows come together is chance."""
+    try:
+        by_row = part.meta.is_row_separable() and (not part.meta.root_names() or part.meta.is_length_preserving())
+    except PolarsError:  # for a Python function, a selector of columns, or an expression over the elements of a list
+        return f"polars cannot tell whether {clip(str(part))} is of each row by itself"
+    return None if by_row else f"{clip(str(part))} is not of each row by itself, and which rows come together is chance"
