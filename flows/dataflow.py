@@ -12,6 +12,7 @@ from flows.event_batch import Decoding, EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
 from flows.kpi import Kpi
+from flows.learned import as_learned
 from flows.reading import RecordSource
 from flows.readings import readings_of, sources_of
 from flows.run import Run
@@ -43,6 +44,7 @@ def build(silvers: Sequence[Silver], kpis: Sequence[Kpi], run: Run) -> Dataflow:
 
 
 def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -> Stream[Handover]:
+    silver = as_learned(silver, run.lake)
     name, at_once = silver.name, run.batching.at_once()
     readings = readings_of(silver, run)
     partitions = [partition for reading in readings for partition in reading.partition_ids]

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from flows.announcing import announced
-from operators.decode import Decoder
+from operators.decode import RecordDecoder
 from operators.eager import constant
 from operators.schema import Schema
 from storage.positions import Range, partition_id
@@ -26,21 +27,22 @@ UNMET = pl.Schema({"_offset": pl.Int64(), "_retried": pl.Int64(), "expectation":
 """Columns of what was not met: a row a record and expectation; `stops` says which record stops the run, and why."""
 _NOTHING_UNMET = pl.DataFrame(schema=UNMET)
 _PLACE = pl.coalesce("_retried", "_offset")  # where a row is in the partition that it was read from
-QUARANTINE = pl.Schema(
+_RAW = pl.Schema(
     {
         **_ORIGIN,
         "key": pl.Binary(),
         "value": pl.Binary(),
         "headers": pl.String(),
-        "stage": pl.String(),
-        "reason": pl.String(),
     }
 )
+QUARANTINE = pl.Schema({**_RAW, "stage": pl.String(), "reason": pl.String()})
 """Columns of a quarantine table: the raw record, and why it is here.
 
 `headers` is a JSON list of [name, value], where {"base64": …} is a value that is not UTF-8. `_retried` is the number of
 the request that the record came again with, NULL the first time.
 """
+UNDECIDED = pl.Schema({"_row": pl.Int64(), **_RAW})
+"""Columns of undecided records: the row of `events` that each has, and the raw record."""
 
 
 def staging_schema(declared: Schema) -> pl.Schema:
@@ -66,7 +68,8 @@ class EventBatch:
     """The records of one partition from `start` up to `end`, decoded.
 
     `events` has the columns of `staging_schema`, `rejects` those of `QUARANTINE`, `unmet` those of `UNMET`; all are in
-    offset order. The offsets of the partition of retries are in `_retried`.
+    offset order. The offsets of the partition of retries are in `_retried`. `undecided`, with the columns `UNDECIDED`,
+    are upserts that may have fields which are no columns yet: none where a table ignores these, nor in staging.
     """
 
     topic: str
@@ -76,6 +79,7 @@ class EventBatch:
     events: pl.DataFrame
     rejects: pl.DataFrame
     unmet: pl.DataFrame = field(default_factory=lambda: _NOTHING_UNMET)
+    undecided: pl.DataFrame | None = None
 
     @property
     def range(self) -> Range:
@@ -84,11 +88,20 @@ class EventBatch:
 
     def starting_at(self, offset: int) -> "EventBatch":
         """Return the part of this batch from `offset` on."""
-        if offset == self.start:
-            return self
-        later = offset <= _PLACE
-        events, rejects, unmet = (rows.filter(later) for rows in (self.events, self.rejects, self.unmet))
-        return replace(self, start=offset, events=events, rejects=rejects, unmet=unmet)
+        return self if offset == self.start else self._part(offset, self.end)
+
+    def ending_at(self, offset: int) -> "EventBatch":
+        """Return the part of this batch before `offset`."""
+        return self._part(self.start, offset)
+
+    def _part(self, start: int, end: int) -> "EventBatch":
+        mine = _PLACE.is_between(start, end, closed="left")
+        events, rejects, unmet = (rows.filter(mine) for rows in (self.events, self.rejects, self.unmet))
+        undecided = self.undecided
+        if undecided is not None:
+            before: int = self.events.select((start > _PLACE).sum()).item()
+            undecided = undecided.filter(mine).with_columns(pl.col("_row") - before)
+        return replace(self, start=start, end=end, events=events, rejects=rejects, unmet=unmet, undecided=undecided)
 
 
 def joined_ranges(batches: Iterable[EventBatch]) -> dict[str, tuple[int, int]]:
@@ -109,16 +122,19 @@ class Decoding:
     together with others when they are committed.
     """
 
-    def __init__(self, build: Callable[[], Decoder], schema: Schema) -> None:
-        self._build, self._schema = build, schema
-        self._waiting: deque[Decoder] = deque()
+    def __init__(self, build: Callable[[], RecordDecoder], schema: Schema) -> None:
+        self.become(build, schema)
+
+    def become(self, build: Callable[[], RecordDecoder], schema: Schema) -> None:
+        """Decode from now on with decoders that `build` makes, for tables of `schema`."""
+        self._how: tuple[Callable[[], RecordDecoder], Schema, deque[RecordDecoder]] = build, schema, deque()
 
     def __call__(self, records: Records) -> EventBatch | Records:
         """Return the change events of `records`, or a small batch of records itself."""
         if len(records) < _SMALL:
             return records
-        with announced(), self._decoder() as decoder:
-            return decode_records(records, decoder, self._schema)
+        with announced(), self._decoder() as (decoder, schema):
+            return decode_records(records, decoder, schema)
 
     def rest(self, batches: Sequence[EventBatch | Records]) -> list[EventBatch]:
         """Return the change events of all batches; those of one partition stay in their order."""
@@ -135,33 +151,35 @@ class Decoding:
                 run = open_runs[name] = [batch]
                 runs.append(run)
         waiting = [Records.joined(run) for run in runs if isinstance(run, list)]
-        with self._decoder() as decoder:
-            decoded = iter(decode_together(waiting, decoder, self._schema) if waiting else ())
+        with self._decoder() as (decoder, schema):
+            decoded = iter(decode_together(waiting, decoder, schema) if waiting else ())
         return [run if isinstance(run, EventBatch) else next(decoded) for run in runs]
 
     @contextmanager
-    def _decoder(self) -> Iterator[Decoder]:
-        """Lend a decoder: one that waits, or a new one."""
+    def _decoder(self) -> Iterator[tuple[RecordDecoder, Schema]]:
+        """Lend a decoder, one that waits or a new one, and the columns that it reads."""
+        build, schema, waiting = self._how
         try:
-            decoder = self._waiting.pop()
+            decoder = waiting.pop()
         except IndexError:
-            decoder = self._build()
+            decoder = build()
         try:
-            yield decoder
+            yield decoder, schema
         finally:
-            self._waiting.append(decoder)
+            waiting.append(decoder)
 
 
-def decode_records(records: Records, decoder: Decoder, schema: Schema) -> EventBatch:
+def decode_records(records: Records, decoder: RecordDecoder, schema: Schema) -> EventBatch:
     """Turn records into change events; a record that cannot be one becomes a reject and costs no other."""
     (batch,) = decode_together([records], decoder, schema)
     return batch
 
 
-def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema) -> list[EventBatch]:
+def decode_together(batches: Sequence[Records], decoder: RecordDecoder, schema: Schema) -> list[EventBatch]:
     """Turn batches of records into as many batches of change events, at the price of one."""
     keys = [key for batch in batches for key in batch.keys] if len(batches) > 1 else batches[0].keys
     values = [value for batch in batches for value in batch.values] if len(batches) > 1 else batches[0].values
+    undecided: Sequence[int] = ()
     if not keys:
         events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
         unmet = _NOTHING_UNMET
@@ -173,6 +191,7 @@ def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema
         )
         origin = pl.concat([_origin(batch) for batch in batches])
         events = _events(origin, decoded.events, rejected["_row"], schema)
+        undecided = decoded.undecided
     ends = np.cumsum([0, *map(len, batches)]).tolist()
     return [
         EventBatch(
@@ -183,6 +202,7 @@ def decode_together(batches: Sequence[Records], decoder: Decoder, schema: Schema
             events[start:end],
             _rejects(batch, rejected, start, end),
             _unmet(batch, unmet, start, end),
+            _undecided(batch, _between(undecided, start, end)) if undecided else None,
         )
         for batch, start, end in zip(batches, ends, ends[1:], strict=False)
     ]
@@ -233,7 +253,11 @@ def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> 
     mine = rejected.filter(pl.col("_row").is_between(start, end, closed="left")) if rejected.height else rejected
     if not mine.height:
         return pl.DataFrame(schema=QUARANTINE)
-    rows = (mine["_row"] - start).to_list()
+    return _raw(records, (mine["_row"] - start).to_list()).hstack(mine.select("stage", "reason"))
+
+
+def _raw(records: Records, rows: Sequence[int]) -> pl.DataFrame:
+    """Return some records as they were read."""
     raw = pl.DataFrame(
         {
             "key": pl.Series([records.keys[row] for row in rows], dtype=pl.Binary),
@@ -241,9 +265,16 @@ def _rejects(records: Records, rejected: pl.DataFrame, start: int, end: int) -> 
             "headers": pl.Series([_headers_text(records.headers, row) for row in rows], dtype=pl.String),
         }
     )
-    return pl.concat([_origin(records)[np.array(rows)], raw, mine.select("stage", "reason")], how="horizontal").select(
-        QUARANTINE.names()
-    )
+    return _origin(records)[np.array(rows, np.int64)].hstack(raw)
+
+
+def _undecided(records: Records, rows: Sequence[int]) -> pl.DataFrame:
+    return pl.DataFrame([pl.Series("_row", rows, pl.Int64), *_raw(records, rows).get_columns()])
+
+
+def _between(rows: Sequence[int], start: int, end: int) -> list[int]:
+    """Return those of ascending `rows` from `start` to `end`, counted from `start`."""
+    return [row - start for row in rows[bisect_left(rows, start) : bisect_left(rows, end)]]
 
 
 def _unmet(records: Records, unmet: pl.DataFrame, start: int, end: int) -> pl.DataFrame:

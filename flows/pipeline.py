@@ -11,6 +11,7 @@ from flows.batching import Batching
 from flows.dataflow import build
 from flows.kpi import Kpi
 from flows.lake import Lake
+from flows.learned import as_learned
 from flows.names import checked_name
 from flows.run import Run
 from flows.settings import Settings
@@ -91,7 +92,8 @@ class Pipeline:
 
     def _check(self, run: Run) -> None:
         """Find out now, with a clear message, what would stop the workers later."""
-        for silver in self.silvers:
+        for declared in self.silvers:
+            silver = as_learned(declared, run.lake)
             check_table(run.lake.silver(silver.name), silver_table(silver, self.name))  # says most of what differs
             check_table(run.lake.staging(silver.name), staging_table(silver, self.name))
             check_table(run.lake.quarantine(silver.name), quarantine_table(self.name))

@@ -15,6 +15,7 @@ import polars as pl
 from flows.event_batch import POSITION, QUARANTINE
 from flows.lake import Lake
 from flows.pipeline import Pipeline
+from flows.settling import NEW_FIELDS
 from flows.table_facts import table_version
 from operators.schema import did_you_mean
 from storage.owned_table import read_positions
@@ -23,7 +24,7 @@ from storage.staging import retry_partition, retry_topic
 
 _PLACE = POSITION.names()
 _ABOUT = [*_PLACE, "_changed_at", "_retried", "stage", "reason"]
-_RAW = ("decode", "expectation")  # the stages where the raw record is at hand
+_RAW = ("decode", "expectation", NEW_FIELDS)  # the stages where the raw record is at hand
 _POSITION = re.compile(r"([^/]+)/(\d+)/(\d+)")
 _REQUEST_RECORDS = 10_000
 _REQUEST_BYTES = 32 * 2**20

@@ -25,6 +25,7 @@ import polars as pl
 from flows.event_batch import QUARANTINE, EventBatch, staging_schema
 from flows.in_flight import Progress
 from flows.lake import SHADOW, SIDE, SIDE_PROPERTY, Lake
+from flows.learned import as_learned
 from flows.restaging import CannotRebuildError, restage
 from flows.silver import Silver
 from flows.silver_stage import SilverStage
@@ -78,6 +79,7 @@ def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | 
     `tell` gets a line now and then. Raises CannotRebuildError, StorageError; then call it again. Of two at a time, the
     one that began first stops with an error.
     """
+    silver = as_learned(silver, lake)
     is_there = _check(silver, lake, pipeline)
     _clear(silver, lake, pipeline, is_there=is_there)
     restage(silver, lake, pipeline)
@@ -85,6 +87,7 @@ def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | 
         return None
     shadow = _Shadow(lake.root)
     commit = _derive(silver, shadow, pipeline, tell)
+    silver = as_learned(silver, lake)  # a pipeline that runs may have learned more meanwhile
     rebuilt = _swap(silver, lake, pipeline, shadow, commit)
     _list_pairs_anew(silver, lake, pipeline, shadow)
     remove_table(shadow.silver(silver.name))

@@ -1,13 +1,16 @@
 """Declaring a Silver table."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import polars as pl
 
 from flows.history import History, checked_history, checked_retention
 from flows.names import checked_name, checked_silver_name
+from flows.new_fields import NewFields, check_new_fields
 from flows.settings import Settings
 from flows.snapshots import Snapshots, check_snapshots
 from flows.sources import EventLog, Kafka
@@ -17,11 +20,13 @@ from operators.avro_reader import Schemas
 from operators.decode import Decoder
 from operators.expect import Expect
 from operators.expectations import Expectations
-from operators.formats import Json
+from operators.formats import Custom, Format, Json
+from operators.learning import Learner
 from operators.readers import unknown
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
 from operators.technical import technical
+from operators.watching import WatchingDecoder
 from storage.records import Topic
 
 
@@ -29,9 +34,11 @@ from storage.records import Topic
 class Silver:
     """A Silver table: the current row of each business key, merged from one topic of change events or from snapshots.
 
-    `schema` maps column names to types (`operators.schema`); fields that are not declared are ignored. `keys` are
-    the columns of the business key. `sequence_by` says what orders the events of a key: a declared integer, date or
-    timestamp column, a field of Debezium's source block ("source.lsn"), or None for the position in the topic.
+    `schema` maps column names to types (`operators.schema`). `new_fields` says what becomes of fields that are not
+    declared: "ignore" them; "add" them to the table, as columns that it learns (`operators.learning`), which snapshots
+    do not carry; "quarantine" the records that have a value in one. `keys` are the columns of the business key.
+    `sequence_by` says what orders the events of a key: a declared integer, date or timestamp column, a field of
+    Debezium's source block ("source.lsn"), or None for the position in the topic.
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
     columns that begin a new row, all but the sequence where it is None; the others are updated in place. `ties` says
@@ -64,6 +71,7 @@ class Silver:
     ignore_null_updates: Sequence[str] = ()
     expectations: Sequence[Expect] = ()
     initial: Snapshots | None = None
+    new_fields: NewFields = "ignore"
     schema: Schema = field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0913 - a declaration has as many parts
@@ -82,6 +90,7 @@ class Silver:
         ignore_null_updates: Sequence[str] = (),
         expectations: Sequence[Expect] = (),
         initial: Snapshots | None = None,
+        new_fields: NewFields = "ignore",
     ) -> None:
         for attribute, value in (
             ("name", checked_silver_name(name)),
@@ -97,12 +106,14 @@ class Silver:
             ("ignore_null_updates", _names(ignore_null_updates)),
             ("expectations", tuple(expectations)),
             ("initial", initial),
+            ("new_fields", new_fields),
         ):
             object.__setattr__(self, attribute, value)
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             check_snapshots(source, initial, sequence_by, self.schema)
+            check_new_fields(new_fields, self.stream.format if self.stream else None)
             self.decoder()
             for each in self.expectations:
                 checked_name("Expectation", each.name)
@@ -135,6 +146,27 @@ class Silver:
         """The topic of change events it is made from, None where that are snapshots alone."""
         return None if isinstance(self.source, Snapshots) else self.source
 
+    @property
+    def format(self) -> Format:
+        """The format of its records; a source of snapshots has none, and any format serves."""
+        return self.stream.format if self.stream else Json()
+
+    @property
+    def declared(self) -> Schema:
+        """The columns of `schema` that are declared."""
+        return {name: dtype for name, dtype in self.schema.items() if name in self.columns}
+
+    @property
+    def learned(self) -> Schema:
+        """The columns of `schema` that are not declared."""
+        return {name: dtype for name, dtype in self.schema.items() if name not in self.columns}
+
+    def having_learned(self, columns: Schema) -> "Silver":
+        """Return the same table with other learned columns, behind the declared ones."""
+        table = copy(self)
+        object.__setattr__(table, "schema", {**self.declared, **columns})
+        return table
+
     def open_topic(self, settings: Settings) -> Topic:
         """Return the topic to read. Connects to nothing yet. Raises DeclarationError where there is none."""
         if self.stream is None:
@@ -146,20 +178,27 @@ class Silver:
         """The columns that begin a new row of a history: those of `track`, or all but the sequence."""
         return [name for name in self.schema if name != self.sequence_by] if self.track is None else self.track
 
-    def decoder(self, schemas: Schemas = unknown) -> Decoder:
-        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids.
-
-        A source of snapshots has no records.
-        """
-        return Decoder(
-            self.schema,
-            self.keys,
-            self.sequence_by,
-            self.stream.format if self.stream else Json(),
+    def decoder(self, schemas: Schemas = unknown) -> Decoder | WatchingDecoder:
+        """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids."""
+        check = Expectations(self.declared, self.expectations).check if self.expectations else None
+        build = partial(
+            Decoder,
+            keys=self.keys,
+            sequence_by=self.sequence_by,
+            format=self.format,
             ignore_null_updates=self.ignore_null_updates,
             schemas=schemas,
-            check=Expectations(self.schema, self.expectations).check if self.expectations else None,
         )
+        if self.new_fields == "ignore":
+            return build(self.schema, check=check)
+        return WatchingDecoder(build, self.declared, self.learned, self.format, check)
+
+    def learner(self) -> Learner | None:
+        """Return what decides about undeclared fields, None where they are ignored."""
+        if self.new_fields == "ignore" or isinstance(self.format, Custom):
+            return None
+        reserved = [name for name in self.row_schema if name not in self.schema]
+        return Learner(self.declared, self.format, reserved, may_learn=self.new_fields == "add")
 
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:

@@ -7,11 +7,13 @@ import numpy as np
 import polars as pl
 
 from flows.ambiguous_pairs import AmbiguousPairs
-from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
+from flows.event_batch import QUARANTINE, EventBatch, joined_ranges, staging_schema
 from flows.in_flight import Progress
 from flows.lake import Lake
+from flows.learned import as_learned
 from flows.metrics import count_fates
 from flows.row_changes import row_changes
+from flows.settling import in_columns
 from flows.silver import Silver
 from flows.silver_state import Plan, SilverState
 from flows.stage import advance
@@ -79,6 +81,8 @@ class SilverStage:
 
     def _open(self) -> None:
         uri = self._lake.silver(self._silver.name)
+        self._silver = as_learned(self._silver, self._lake)
+        self._staged = staging_schema(self._silver.schema)
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.every_position()
         locator = RowLocator(self._table)
@@ -112,7 +116,7 @@ class SilverStage:
             nothing = pl.DataFrame(schema=self._silver.row_schema)
             standing = self._table.data_version
             return Handover(self._silver.name, standing, standing, nothing, nothing)
-        events = pl.concat([batch.events for batch in fresh])
+        events = pl.concat(self._in_columns(fresh))
         fates = {fate: (events["_op"] == fate).to_numpy() for fate in _DONE}
         plan: Plan = self._state.plan(rows_where(events, ~np.any([*fates.values()], axis=0)))
         ends = {batch.range.partition_id: batch.end for batch in fresh}
@@ -125,6 +129,14 @@ class SilverStage:
         self._positions |= ends
         self._maintenance.tick()
         return _handover(self._silver.name, plan.changes, result)
+
+    def _in_columns(self, batches: Sequence[EventBatch]) -> list[pl.DataFrame]:
+        """Return events in the columns of the table, which is opened again where staging has learned more."""
+        if any(batch.events.schema != self._staged for batch in batches):
+            if as_learned(self._silver, self._lake).schema != self._silver.schema:
+                self._open()
+            return [in_columns(batch.events, self._staged) for batch in batches]
+        return [batch.events for batch in batches]
 
     def _fresh(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
         positions, fresh = dict(self._positions), []

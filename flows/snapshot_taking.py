@@ -29,7 +29,7 @@ class Taking:
 
     def __init__(self, silver: Silver, source: Snapshots, lake: Lake) -> None:
         self._source, self._place = source, source.open()
-        self._columns = Columns(silver.schema, tuple(silver.keys), silver.sequence_by)
+        self._columns = Columns(silver.declared, tuple(silver.keys), silver.sequence_by)
         self._staging = lake.staging(silver.name)
         self._partition_id = snapshot_partition(source.topic)
         self._done: set[int] | None = None  # versions that were taken in or refused

@@ -7,7 +7,9 @@ import polars as pl
 
 from flows.event_batch import Decoding, EventBatch, joined_ranges
 from flows.lake import Lake
+from flows.learned import as_learned
 from flows.metrics import count_unmet
+from flows.settling import decide
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import quarantine_table, staging_table
@@ -28,19 +30,20 @@ class _AppendTable:
         self._positions = table.positions(partitions)
 
     def fresh(self, batches: Iterable[EventBatch]) -> list[EventBatch]:
-        """Return what is new to the table; of a batch it holds already, the empty rest, which says how far it is.
+        """Return what is new to the table; of batches it holds already, the empty rest, which says how far they are.
 
         Batches of one partition follow each other. Raises HoleError.
         """
         positions, fresh = dict(self._positions), []
+        held: dict[str, EventBatch] = {}
         for batch in batches:
             start = take_from(positions.get(batch.range.partition_id), batch.range)
             if start is None:
-                fresh.append(batch.starting_at(batch.end))
+                held[batch.range.partition_id] = batch.starting_at(batch.end)
             else:
                 fresh.append(batch.starting_at(start))
                 positions[batch.range.partition_id] = batch.end
-        return fresh
+        return [*held.values(), *fresh]
 
     def is_new(self, batch: EventBatch) -> bool:
         """Tell whether the table holds no position of the batch's partition: then where it begins is committed too."""
@@ -65,14 +68,15 @@ class StagingStage:
     """Appends every record once to the staging table of a Silver table, in the order of its partition.
 
     Quarantine commits before staging and holds no position back: it takes rejects from its own position on, and
-    a partition that had none since stands where it stood.
+    a partition that had none since stands where it stood. Columns that are learned from a record commit before both, so
+    that what quarantine has seen is decided the same when it comes again; records before it commit before the columns.
     """
 
     def __init__(
         self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str], decoding: Decoding
     ) -> None:
         self._silver, self._lake, self._pipeline, self._partitions = silver, lake, pipeline, partitions
-        self._decoding = decoding
+        self._decoding, self._learner = decoding, silver.learner()
         self._open()
 
     def advance(self, inputs: Sequence[EventBatch | Records]) -> list[EventBatch]:
@@ -82,13 +86,28 @@ class StagingStage:
 
     def _open(self) -> None:
         name, pipeline = self._silver.name, self._pipeline
+        self._know(as_learned(self._silver, self._lake))
         staging = OwnedTable(self._lake.staging(name), staging_table(self._silver, pipeline))
         quarantine = OwnedTable(self._lake.quarantine(name), quarantine_table(pipeline))
+        self._table = staging
         self._staging = _AppendTable(staging, self._partitions, self._lake.retention)
         self._quarantine = _AppendTable(quarantine, self._partitions, self._lake.retention)
 
     def _commit(self, batches: Sequence[EventBatch]) -> list[EventBatch]:
-        fresh = self._staging.fresh(batches)
+        left: Sequence[EventBatch] = self._staging.fresh(batches)
+        if self._learner is None:
+            return self._append(left)
+        done: list[EventBatch] = []
+        while left:
+            decided = decide(left, self._learner, self._silver)
+            done += self._append(decided.batches)
+            if decided.rest:
+                self._table.evolve(staging_table(decided.learned, self._pipeline))
+                self._know(decided.learned)
+            left = decided.rest
+        return done
+
+    def _append(self, fresh: Sequence[EventBatch]) -> list[EventBatch]:
         covering = [batch for batch in fresh if batch.end > batch.start or self._staging.is_new(batch)]
         unmet = _unmet(covering)
         self._commit_rejects([batch for batch in covering if batch.rejects.height])
@@ -96,7 +115,13 @@ class StagingStage:
             rows = pl.concat([batch.events for batch in covering])
             self._staging.append(rows, covering, {"read": rows.height, **({"unmet": unmet} if unmet else {})})
             count_unmet(self._silver.name, unmet)
-        return fresh
+        return [*fresh]
+
+    def _know(self, silver: Silver) -> None:
+        """Remember what the table has learned; the decoders of this process then read it faster."""
+        if silver.schema != self._silver.schema:
+            self._decoding.become(silver.decoder, silver.schema)
+        self._silver = silver
 
     def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
         unseen = [unseen for batch in batches if (unseen := self._quarantine.unseen(batch))]

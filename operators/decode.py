@@ -34,13 +34,23 @@ class Decoded:
     NULL when it carries all. The declared columns follow with their types; a delete has only its key columns, a
     truncate none. ``rejects``: `_row`, `stage` ("decode" or "expectation") and `reason` (received, expected), ascending
     by `_row`. ``dropped``: `_row` of records that rightly carry no event, ascending. ``unmet`` has the columns `UNMET`,
-    ascending by `_row`.
+    ascending by `_row`. ``undecided``: `_row` of those upserts that may have fields besides the columns, ascending,
+    from a decoder that looks for them (`watching`).
     """
 
     events: pl.DataFrame
     rejects: pl.DataFrame
     dropped: pl.Series
     unmet: pl.DataFrame = field(default_factory=lambda: _NOTHING_UNMET)
+    undecided: Sequence[int] = ()
+
+
+class RecordDecoder(Protocol):
+    """Decodes the records of one table; used by one thread at a time."""
+
+    def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], /) -> Decoded:
+        """Return what records with these raw keys and values say."""
+        ...
 
 
 class _Events(Protocol):

@@ -92,9 +92,8 @@ def without_null_updates(events: pl.DataFrame, ignored: Sequence[str]) -> pl.Dat
     found = listed("_unavailable", masks, events.height)
     others = events["_unavailable"]
     if others.null_count() < events.height:  # what is unavailable is NULL, so a name would stand in both
-        both = pl.concat_list(
-            pl.lit(others.fill_null([])).list.set_difference([*doubtful]), pl.lit(found.fill_null([]))
-        )
+        parts = [pl.lit(each.fill_null([])) for each in (found, others)]
+        both = pl.concat_list(parts).list.unique(maintain_order=True)
         found = pl.select(_unavailable=pl.when(both.list.len() > 0).then(both)).to_series()
     return events.with_columns(found)
 

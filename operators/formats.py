@@ -175,3 +175,8 @@ class Custom:
 
 
 Format = Json | JsonSchema | Avro | Debezium | Custom
+
+
+def keeps_absent(fmt: Rows | Format) -> bool:
+    """Tell whether a field that an upsert does not have keeps the value that its key has."""
+    return isinstance(fmt, Rows) and fmt.absent == "keep"

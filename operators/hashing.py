@@ -23,8 +23,15 @@ _ZEROS = np.zeros(1, np.uint64)
 
 
 def hash_rows(frame: pl.DataFrame) -> Hashes:
-    """Return one hash per row over all columns, in their order."""
-    return hash_columns(frame.get_columns())
+    """Return one hash per row over all columns, in their order, up to the last one that is not NULL.
+
+    So a column that is added behind the others leaves the hash of a row alone that has nothing in it.
+    """
+    folded = hashes = np.full(frame.height, _SEED, np.uint64)
+    for column in frame.get_columns():
+        folded = _fold_column(folded, column)
+        hashes = np.where(column.is_null().to_numpy(), hashes, folded) if column.null_count() else folded
+    return hashes
 
 
 def hash_columns(columns: Sequence[pl.Series]) -> Hashes:

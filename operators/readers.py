@@ -10,7 +10,7 @@ from operators.absent import absent_names
 from operators.avro_reader import AvroReader, Schemas
 from operators.documents import Read, Reader
 from operators.envelope import EnvelopeReader
-from operators.formats import Avro, Debezium, JsonSchema, Rows
+from operators.formats import Avro, Debezium, Format, JsonSchema, Rows, keeps_absent
 from operators.json_batch import Documents, tidy
 from operators.json_values import Path
 from operators.look import Field
@@ -31,7 +31,7 @@ def unknown(_: int) -> None:
 
 def row_reader(fields: Sequence[Field], fmt: Rows, schemas: Schemas) -> RecordReader:
     """Return the reader of the rows of a topic, where absent fields with a label are unavailable if they are kept."""
-    keeps = fmt.absent == "keep"
+    keeps = keeps_absent(fmt)
     if isinstance(fmt, Avro):
         return AvroReader(fields, {}, fmt, schemas, keeps_absent=keeps)
     labels = [each.label for each in fields if each.label] if keeps else []
@@ -49,8 +49,16 @@ def envelope_reader(
 
 def framed(reader: RecordReader, fmt: Rows | Debezium) -> RecordReader:
     """Return `reader` for JSON texts with a header, if those of the format have one."""
-    has_header = isinstance(fmt, JsonSchema) or (isinstance(fmt, Debezium) and fmt.encoding == "json_schema")
-    return FramedReader(reader) if has_header else reader
+    return FramedReader(reader) if _has_header(fmt) else reader
+
+
+def unframed(documents: Sequence[bytes], fmt: Rows | Format) -> Sequence[bytes]:
+    """Return JSON texts without the header that those of the format have."""
+    return [document[HEADER:] for document in documents] if _has_header(fmt) else documents
+
+
+def _has_header(fmt: Rows | Format) -> bool:
+    return isinstance(fmt, JsonSchema) or (isinstance(fmt, Debezium) and fmt.encoding == "json_schema")
 
 
 class JsonReader:

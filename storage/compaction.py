@@ -72,7 +72,7 @@ def compact(files: TableFiles, sources: Sequence[DataFile], read: Callable[[Data
         live = alive_rows(rows.height, files.vector(source))
         alive.append(np.flatnonzero(live))
         parts.append(rows.filter(live))
-    rows = pl.concat(parts)
+    rows = pl.concat(parts, how="diagonal_relaxed")  # the table may have got more columns between two reads
     return Compacted(sources, alive, files.write_beside(rows), rows)
 
 

@@ -86,6 +86,12 @@ class OwnedTable(Table):
         names = [name.removeprefix(mine) for name in self._snapshot.transactions if name.startswith(mine)]
         return self.positions(name for name in names if _PARTITION.fullmatch(name))
 
+    def evolve(self, declaration: Declaration) -> None:
+        """Make this the table of a declaration with more or wider columns. Raises as `commit` does."""
+        self._declaration = declaration
+        if not declaration.is_met_by(self._snapshot):
+            self._evolve()
+
     def append(self, rows: pl.DataFrame, commit: Commit) -> None:
         """Commit new rows (or none, to advance positions only). Raises as `commit` does."""
         edit = Edit("WRITE", self.write(rows))

@@ -190,7 +190,8 @@ def _check_columns(uri: str, metadata: Mapping[str, Any], declared: str) -> None
     if problems:
         raise TableMismatchError(
             f"{uri}: a table with other columns is already here ({'; '.join(problems)}). Columns may be added and "
-            "types widened, no more: point the pipeline at another lake or name, or move that table away"
+            "types widened, no more. Declare every column it has, point the pipeline at another lake or name, or move "
+            "that table away"
         )
 
 

@@ -21,14 +21,18 @@ while nothing can be read any more.
 
 
 @contextmanager
-def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000) -> Iterator[None]:
-    """Let the next log entries fail so, of every table or of the one at a path."""
+def fault(kind: Outcome | None, at: Path | None = None, times: int = 1_000_000, after: int = 0) -> Iterator[None]:
+    """Let the next log entries fail so, of every table or of the one at a path, `after` some that do not."""
     put, get, left = obstore.put, obstore.get, times
     unread = {"unsure": 1, "unknown": 1_000_000}.get(kind or "", 0)
 
     def broken_put(store: Any, path: str, *content: Any, **how: Any) -> None:
-        nonlocal left
+        nonlocal left, after
         if not left or not _is_entry(path) or (at and _place(store) != at):
+            put(store, path, *content, **how)
+            return
+        if after:
+            after -= 1
             put(store, path, *content, **how)
             return
         left -= 1

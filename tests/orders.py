@@ -1,8 +1,8 @@
 """A small pipeline of orders for tests that run the real engine, and the events it reads.
 
 Environment: `TEST_SOURCE` is "log" (default) or "kafka", `TEST_TOPIC` the topic, `TEST_FORMAT` is "json" (default) or
-"avro", `TEST_MAX_ROWS` how many rows a commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_COUNTED`,
-`TEST_EXPECT` and `TEST_PIPELINE` change the declaration.
+"avro", `TEST_MAX_ROWS` how many rows a commit waits for; `TEST_START`, `TEST_KEYS`, `TEST_HISTORY`, `TEST_NEW_FIELDS`,
+`TEST_COUNTED`, `TEST_EXPECT` and `TEST_PIPELINE` change the declaration.
 The lake, the event log and the brokers come from goldwax's own settings.
 """
 
@@ -37,13 +37,14 @@ def pipeline() -> Pipeline:
     source = kind(topic, format=AVRO if os.environ.get("TEST_FORMAT") == "avro" else FORMAT, start=start)
     keys, history = [os.environ.get("TEST_KEYS", "order_id")], os.environ.get("TEST_HISTORY", "scd1")
     expectations = eval(os.environ.get("TEST_EXPECT", "[]"))  # noqa: S307 - our own tests
+    policies = {"history": history, "new_fields": os.environ.get("TEST_NEW_FIELDS", "ignore")}
     orders = Silver(
         "orders",
         source=source,
         schema=SCHEMA,
         keys=keys,
-        history=history,  # type: ignore[arg-type]
         expectations=expectations,
+        **policies,  # type: ignore[arg-type]
     )
     hourly = Kpi(
         KPIS[0],
@@ -71,6 +72,21 @@ def events(count: int, seed: int = 1, keys: int = 2_000) -> dict[int, list[NewRe
         order_id = chance.randrange(keys)
         records[order_id % PARTITIONS].append(_record(chance, order_id, 1_700_000_000_000 + number))
     return records
+
+
+def events_with_new_fields(count: int) -> dict[int, list[NewRecord]]:
+    """Return such events of which the second half has fields that are not declared; some of them no column can hold."""
+    return {
+        partition: [_with_new_fields(record, n) if 2 * n > len(records) else record for n, record in enumerate(records)]
+        for partition, records in events(count).items()
+    }
+
+
+def _with_new_fields(record: NewRecord, number: int) -> NewRecord:
+    if not (record.value or b"").endswith(b'Z"}'):
+        return record
+    new = {"loyalty": number, "note": f"é {number}", "tags": [None, "a"], **({"odd": [1]} if number % 50 == 0 else {})}
+    return record._replace(value=json.dumps({**json.loads(record.value or b""), **new}).encode())
 
 
 def _record(chance: random.Random, order_id: int, timestamp: int) -> NewRecord:

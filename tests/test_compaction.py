@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from storage.compaction import compact
+from storage.delta_actions import DataFile
 from storage.maintenance import Maintained, Maintenance
 from storage.owned_table import Commit, OwnedTable
 from storage.table import Table
@@ -189,3 +191,20 @@ def test_an_append_only_table_is_compacted_without_keys(tmp_path: Path) -> None:
 
 def parquet_files(path: Path) -> set[str]:
     return {file.name for file in path.glob("*.parquet")}
+
+
+def test_a_table_may_get_a_column_while_a_compaction_reads_its_files(tmp_path: Path) -> None:
+    wide = pl.Schema({**SCHEMA, "note": pl.String()})
+    table = OwnedTable(str(tmp_path), declared(SCHEMA))
+    rows = pl.DataFrame([(1, 1), (2, 2)], SCHEMA, orient="row")
+    for row in rows.iter_slices(1):
+        table.append(row, Commit({}))
+
+    def read(file: DataFile) -> pl.DataFrame:
+        found = table.read(file)
+        table.evolve(declared(wide))
+        return found
+
+    table.move(compact(table.files, table.data_files, read))
+    assert len(DeltaTable(tmp_path).file_uris()) == 1
+    assert_all_read(IN_PROCESS, str(tmp_path), rows.with_columns(note=pl.lit(None, pl.String())))

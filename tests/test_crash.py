@@ -8,12 +8,12 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
-from storage.event_log_writer import EventLogWriter
+from storage.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import (
     Engine,
@@ -32,10 +32,12 @@ _SMALL_COMMITS = "400"
 _COMMITS_A_KILL = 20  # at most; to all tables together, so that the events of a kill are never read up before it
 
 
-def _log(tmp_path: Path, count: int) -> tuple[dict[str, str], dict[int, int]]:
+def _log(
+    tmp_path: Path, count: int, made: Callable[[int], dict[int, list[NewRecord]]] = orders.events
+) -> tuple[dict[str, str], dict[int, int]]:
     events = tmp_path / "events"
     with EventLogWriter(events, "orders", orders.PARTITIONS) as writer:
-        for partition, records in orders.events(count).items():
+        for partition, records in made(count).items():
             writer.append(records, partition)
     return {"GOLDWAX_EVENTS": str(events)}, event_log_ends(events / "orders")
 
@@ -94,6 +96,13 @@ def test_histories_survive_kills(tmp_path: Path) -> None:
     settings, ends = _log(tmp_path, FEW * _EVENTS_A_KILL)
     engine = Engine(tmp_path / "lake", {**settings, "TEST_HISTORY": "scd2"}, ("-w", "2"))
     _survives(engine, ends, tmp_path, FEW, keep_recovery=False)
+
+
+def test_tables_that_learn_columns_survive_kills(tmp_path: Path) -> None:
+    settings, ends = _log(tmp_path, FEW * _EVENTS_A_KILL, orders.events_with_new_fields)
+    engine = Engine(tmp_path / "lake", {**settings, "TEST_NEW_FIELDS": "add"}, ("-w", "2"))
+    _survives(engine, ends, tmp_path, FEW, keep_recovery=False)
+    assert "loyalty" in tables(engine.lake)["silver/orders"].columns
 
 
 @pytest.mark.parametrize("keep_recovery", [True, False], ids=["recovery kept", "recovery deleted"])

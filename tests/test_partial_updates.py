@@ -115,11 +115,11 @@ def test_ignored_nulls_are_values_that_the_event_does_not_carry() -> None:
         b'{"id": 1, "version": 1, "bio": "x", "tags": []}',
         b'{"id": 1, "version": 1, "name": "Ada", "bio": "x", "tags": [], "age": 1}',
     ]
-    assert absent(*values, ignored=("bio", "age")) == [["bio", "age"], ["name", "age"], None]
+    assert absent(*values, ignored=("bio", "age")) == [["bio", "age"], ["age", "name"], None]
     assert absent(*values, ignored=("bio", "age"), fmt=Json(absent="null")) == [["bio", "age"], ["age"], None]
     after = b'{"op": "u", "after": {"id": 1, "name": "__debezium_unavailable_value", "bio": null, "age": 1}}'
     removed = b'{"op": "d", "before": {"id": 1}}'
-    assert absent(after, removed, fmt=Debezium(), ignored=("bio",)) == [["name", "bio"], None]
+    assert absent(after, removed, fmt=Debezium(), ignored=("bio",)) == [["bio", "name"], None]
 
 
 def things(fmt: Json, history: str = "scd1", **more: Any) -> Kpi:

@@ -76,6 +76,34 @@ def test_a_cluster_of_two_processes_changes_no_row(
     assert_every_record_once(engine.lake, event_log_ends(events_directory / "orders"))
 
 
+@pytest.mark.parametrize("history", ["scd1", "scd2"])
+def test_a_table_learns_the_same_with_threads_and_in_a_cluster(tmp_path: Path, history: str) -> None:
+    """Batches are so large that other workers decode them, which do not know what has been learned meanwhile."""
+    with EventLogWriter(tmp_path / "events", "orders", orders.PARTITIONS) as writer:
+        for partition, records in orders.events_with_new_fields(COUNT).items():
+            writer.append(records, partition)
+    ends = event_log_ends(tmp_path / "events/orders")
+    settings = {"GOLDWAX_EVENTS": str(tmp_path / "events"), "TEST_NEW_FIELDS": "add", "TEST_HISTORY": history}
+    alone = Engine(tmp_path / "alone", settings)
+    alone.run()
+    assert_every_record_once(alone.lake, ends)
+    expected = tables(alone.lake)
+    silver = expected["silver/orders"].filter(pl.col("loyalty").is_not_null())
+    assert silver.height > 500
+    assert silver.filter(pl.col("note") != pl.format("é {}", "loyalty")).is_empty()
+    assert (silver["tags"].list.len() == 2).all()
+    assert expected["quarantine/orders"].filter(pl.col("stage") == "new fields").height > 100
+    threads = Engine(tmp_path / "threads", {**settings, "TEST_MAX_ROWS": "5000"}, ("-w", "2"))
+    threads.run()
+    assert_same_tables(tables(threads.lake), expected)
+    cluster = Engine(tmp_path / "cluster", {**settings, "TEST_MAX_ROWS": "5000"})
+    processes = _cluster(cluster, ())
+    outputs = _ended(processes)
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert_same_tables(tables(cluster.lake), expected)
+    assert_every_record_once(cluster.lake, ends)
+
+
 def test_a_cluster_drains_when_all_its_processes_are_told_to_stop(tmp_path: Path) -> None:
     events = tmp_path / "events"
     write_events(events, 3_000)

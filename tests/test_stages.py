@@ -48,7 +48,11 @@ class Chain:
 
     def advance(self, *values: bytes) -> None:
         """Send these values through all stages that there are."""
-        staged = self._staging.advance([self._batch(values)])
+        self.advance_batches(values)
+
+    def advance_batches(self, *batches: tuple[bytes, ...]) -> None:
+        """Send several batches at once."""
+        staged = self._staging.advance([self._batch(values) for values in batches])
         if hasattr(self, "_gold"):
             self._gold.advance(self._silver.advance(staged))
 
@@ -88,6 +92,17 @@ def test_a_commit_that_raised_is_counted_once_whether_it_happened_or_not(
     assert len(told) == 3
     expected = r"(version \d+ was not written|whose outcome was unknown, has become version \d+)"
     assert all(re.search(f"{broken}: .*{expected}.*reading back where the table stands", line) for line in told), told
+
+
+@pytest.mark.parametrize("outcome", ["lost", "unanswered", "unsure"])
+def test_batches_of_one_partition_that_were_committed_without_an_answer_are_merged_all_the_same(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    chain = Chain(tmp_path)
+    with fault(outcome, at=tmp_path / "staging/things", times=1):
+        chain.advance_batches((thing(1, 1), thing(2, 1)), (thing(1, 2),), (thing(3, 1),))
+    silver = pl.read_delta(str(tmp_path / "silver/things")).sort("id")
+    assert silver.select("id", "version").rows() == [(1, 2), (2, 1), (3, 1)]
 
 
 def test_a_deleted_key_stays_dead_for_older_events_after_a_restart(tmp_path: Path) -> None:
