@@ -8,6 +8,7 @@ from flows.lake import Lake
 from flows.silver import Silver
 from flows.tables import ambiguous_table
 from operators.outcomes import OTHER
+from operators.sequences import from_column, to_values
 from storage.errors import AmbiguousError
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
@@ -61,11 +62,17 @@ def _described(silver: Silver, pairs: pl.DataFrame) -> str:
     values = [name for name in silver.schema if name not in silver.keys]
     ours = {name: pair[name] for name in values}
     theirs = {name: pair[f"{OTHER}_{name}"] for name in values}
+    sequence = _sequence(silver, pairs)
     return (
-        f"silver/{silver.name}: {pairs.height} ambiguous pairs, the first of {key} at sequence {pair['_sequence']}: "
+        f"silver/{silver.name}: {pairs.height} ambiguous pairs, the first of {key} at sequence {sequence}: "
         f"{ours} at {_place(pair, '')}, {theirs} at {_place(pair, OTHER)}. Two events of a key at one sequence have no "
         "order: mend the source, name more columns in sequence_by, or declare ties='last_position' or 'quarantine'"
     )
+
+
+def _sequence(silver: Silver, pairs: pl.DataFrame) -> object:
+    """Return the sequence of the first pair as it was declared."""
+    return to_values(from_column(pairs["_sequence"][:1]), silver.sequence_type)[0]
 
 
 def _place(pair: Mapping[str, object], prefix: str) -> str:

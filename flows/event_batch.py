@@ -45,22 +45,31 @@ UNDECIDED = pl.Schema({"_row": pl.Int64(), **_RAW})
 """Columns of undecided records: the row of `events` that each has, and the raw record."""
 
 
-def staging_schema(declared: Schema) -> pl.Schema:
+_NUMBER = pl.Int64()
+
+
+def staging_schema(declared: Schema, sequence: pl.DataType = _NUMBER) -> pl.Schema:
     """Return the columns of a staging table: one row for each record read, whatever became of it.
 
     `_op` is "upsert", "delete" or "truncate", "quarantined" for a record that could not become a row, "dropped"
     for one that rightly carries no event. `_changed_at` is when the record was written to its log. A record that was
-    sent in again has one more row, with the position it had, and the number of the request in `_retried`.
+    sent in again has one more row, with the position it had, and the number of the request in `_retried`. `sequence` is
+    the type of `_sequence`, as it is stored (`operators.sequences`).
     """
     return pl.Schema(
         {
             **_ORIGIN,
             "_op": pl.String(),
-            "_sequence": pl.Int64(),
+            "_sequence": sequence,
             "_unavailable": pl.List(pl.String()),
             **declared,
         }
     )
+
+
+def position_as(sequence: pl.DataType) -> pl.Expr:
+    """Return the position as the sequence of a record that has none: NULL where sequences are of several columns."""
+    return pl.col("_offset") if sequence == pl.Int64 else pl.lit(None, sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +190,8 @@ def decode_together(batches: Sequence[Records], decoder: RecordDecoder, schema: 
     values = [value for batch in batches for value in batch.values] if len(batches) > 1 else batches[0].values
     undecided: Sequence[int] = ()
     if not keys:
-        events, rejected = pl.DataFrame(schema=staging_schema(schema)), pl.DataFrame(schema=_REJECTED)
+        events = pl.DataFrame(schema=staging_schema(schema, decoder.sequence_type))
+        rejected = pl.DataFrame(schema=_REJECTED)
         unmet = _NOTHING_UNMET
     else:
         decoded = decoder.decode(keys, values)
@@ -241,9 +251,9 @@ def _events(origin: pl.DataFrame, decoded: pl.DataFrame, rejected: pl.Series, sc
         events = rows.join(decoded, on="_row", how="left", maintain_order="left").with_columns(
             pl.col("_op").fill_null(pl.col("_fate"))
         )
+    wanted = staging_schema(schema, events["_sequence"].dtype)
     if events["_sequence"].null_count():  # without a declared sequence, the position is the sequence
-        events = events.with_columns(pl.coalesce("_sequence", "_offset"))
-    wanted = staging_schema(schema)
+        events = events.with_columns(pl.coalesce("_sequence", position_as(wanted["_sequence"])))
     found = events[wanted.names()]
     return found if found.schema == wanted else found.cast(wanted)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from flows.event_batch import QUARANTINE, EventBatch, staging_schema
+from flows.event_batch import QUARANTINE, EventBatch
 from flows.in_flight import Progress
 from flows.lake import SHADOW, SIDE, SIDE_PROPERTY, Lake
 from flows.learned import as_learned
@@ -162,7 +162,7 @@ def _derive(silver: Silver, shadow: Lake, pipeline: str, tell: Tell) -> Commit:
 
 def _marks(silver: Silver, ranges: Sequence[Range], reached: dict[str, int]) -> Iterator[EventBatch]:
     """Yield empty batches, each of which makes a stage catch up from staging to where it is."""
-    events, rejects = pl.DataFrame(schema=staging_schema(silver.schema)), pl.DataFrame(schema=QUARANTINE)
+    events, rejects = pl.DataFrame(schema=silver.staged_schema), pl.DataFrame(schema=QUARANTINE)
     for each in ranges:
         topic, _, partition = each.partition_id.rpartition("/")
         for end in [*range(reached[each.partition_id] + _STEP, each.end, _STEP), each.end]:

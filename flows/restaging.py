@@ -19,6 +19,7 @@ from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import staging_table
+from operators.events import SequenceBy
 from operators.restaging import lacking, resequenced
 from storage.definition import Terms, differences, made_by
 from storage.delta_actions import DataFile
@@ -63,6 +64,9 @@ def _made_by(uri: str, snapshot: Snapshot, declaration: Declaration) -> Terms:
             "declared as it was, then it says so"
         )
     told = differences(made, declaration.terms)
+    several = [made.get("sequence_by"), declaration.terms.get("sequence_by")]
+    if "sequence_by" in told and any(found is not None and not isinstance(found, str) for found in several):
+        raise CannotRebuildError(f"{uri}: a sequence of several columns is staged in its own form. {_AWAY}")
     if wrong := [told[name] for name in told if name not in ("keys", "sequence_by")]:
         raise CannotRebuildError(f"{uri}: other events would be staged ({'; '.join(wrong)}). {_AWAY}")
     return made
@@ -75,7 +79,7 @@ class _Restaging:
         self._uri, self._quarantine, self._silver, self._declaration = uri, quarantine, silver, declaration
         self._schema, self._decoder = polars_schema(declaration.schema_text), silver.decoder()
         old = made.get("sequence_by")
-        self._old = old if isinstance(old, str) else None
+        self._old: SequenceBy = old if old is None or isinstance(old, str) else tuple(old)
         self._resequenced = self._old != silver.sequence_by
         self._seen: set[str] = set()
         self._went_in = pl.DataFrame(schema=POSITION)
@@ -106,7 +110,7 @@ class _Restaging:
             rows = self._rows(table, file)
             again = rows.filter(pl.col("_retried").is_not_null(), pl.col("_op") != "quarantined")
             self._went_in = pl.concat([self._went_in, again.select(POSITION.names())])
-            lacks = lacking(rows, keys, sequence, resequenced=self._resequenced)
+            lacks = lacking(rows, keys, _one(sequence), resequenced=self._resequenced)
             found.update(f"{op}s without {name}" for op, name in lacks.select("_op", "lacks").iter_rows())
             examples += [_place(lacks)] if lacks.height else []
         if found:
@@ -139,7 +143,7 @@ class _Restaging:
         if file.path not in self._written:
             rows = self._rows(table, file)
             if self._resequenced:
-                rows = resequenced(rows, self._old, self._silver.sequence_by)
+                rows = resequenced(rows, _one(self._old), _one(self._silver.sequence_by))
             self._written[file.path] = table.files.write(rows)
         return self._written[file.path]
 
@@ -152,3 +156,8 @@ def _place(records: pl.DataFrame) -> str:
     """Return where the first of these records is from."""
     topic, partition, offset = records.row(0)[:3]
     return f"{topic}/{partition} offset {offset}"
+
+
+def _one(sequence: SequenceBy) -> str | None:
+    """Return a sequence that is no more than one column; of several it is never another (`_made_by`)."""
+    return sequence if isinstance(sequence, str) else None

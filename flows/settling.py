@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from flows.event_batch import QUARANTINE, UNDECIDED, EventBatch, staging_schema
+from flows.event_batch import QUARANTINE, UNDECIDED, EventBatch, position_as
 from flows.silver import Silver
 from flows.snapshot_step import PARTITION
 from operators.eager import constant
@@ -83,7 +83,7 @@ def _completed(batch: EventBatch, silver: Silver) -> pl.DataFrame:
     An upsert that is not undecided has none of those, and does not carry them where absent fields keep their values;
     nor do rows of snapshots, which have declared columns only.
     """
-    wanted, found = staging_schema(silver.schema), batch.events
+    wanted, found = silver.staged_schema, batch.events
     events = in_columns(found, wanted)
     added = [name for name in wanted.names() if name not in found.columns]
     if not added or not (keeps_absent(silver.format) or batch.partition == PARTITION):
@@ -122,7 +122,8 @@ def _with_learned(events: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
 def _quarantined(events: pl.DataFrame) -> pl.DataFrame:
     """Return the staging rows of refused records: where they stood in their topic, and no more."""
     nothing = [pl.lit(None, dtype).alias(name) for name, dtype in events.schema.items() if name not in _KEPT]
-    return events.with_columns(nothing).with_columns(_op=pl.lit("quarantined"), _sequence=pl.col("_offset"))
+    position = position_as(events.schema["_sequence"])
+    return events.with_columns(nothing).with_columns(_op=pl.lit("quarantined"), _sequence=position)
 
 
 def _with_refused(rejects: pl.DataFrame, undecided: pl.DataFrame, refused: Mapping[int, str]) -> pl.DataFrame:

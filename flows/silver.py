@@ -8,6 +8,7 @@ from functools import partial
 
 import polars as pl
 
+from flows.event_batch import staging_schema
 from flows.history import History, checked_history, checked_retention
 from flows.names import checked_name, checked_silver_name
 from flows.new_fields import NewFields, check_new_fields
@@ -18,6 +19,7 @@ from flows.strategy import Strategy, checked_strategy
 from flows.ties import Ties, checked_ties
 from operators.avro_reader import Schemas
 from operators.decode import Decoder
+from operators.events import SequenceBy, names_of
 from operators.expect import Expect
 from operators.expectations import Expectations
 from operators.formats import Custom, Format, Json
@@ -25,6 +27,7 @@ from operators.learning import Learner
 from operators.readers import unknown
 from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
+from operators.sequences import stored_type
 from operators.technical import technical
 from operators.watching import WatchingDecoder
 from storage.records import Topic
@@ -38,7 +41,8 @@ class Silver:
     declared: "ignore" them; "add" them to the table, as columns that it learns (`operators.learning`), which snapshots
     do not carry; "quarantine" the records that have a value in one. `keys` are the columns of the business key.
     `sequence_by` says what orders the events of a key: a declared integer, date or timestamp column, a field of
-    Debezium's source block ("source.lsn"), or None for the position in the topic.
+    Debezium's source block ("source.lsn"), several of them, the most significant first, or None for the position in the
+    topic.
     `history` "scd1" keeps the current row of a key, "scd2" a row for every state it was in, valid from the sequence in
     `valid_from` to that in `valid_to`; the last one is open (`is_current`) unless the key is deleted. `track` names the
     columns that begin a new row, all but the sequence where it is None; the others are updated in place. `ties` says
@@ -62,7 +66,7 @@ class Silver:
     source: Kafka | EventLog | Snapshots
     columns: Mapping[str, str]
     keys: Sequence[str]
-    sequence_by: str | None = None
+    sequence_by: SequenceBy = None
     history: History = "scd1"
     track: Sequence[str] | None = None
     ties: Ties = "last_position"
@@ -81,7 +85,7 @@ class Silver:
         source: Kafka | EventLog | Snapshots,
         schema: Mapping[str, str],
         keys: Sequence[str],
-        sequence_by: str | None = None,
+        sequence_by: str | Sequence[str] | None = None,
         history: History = "scd1",
         track: Sequence[str] | None = None,
         ties: Ties = "last_position",
@@ -96,14 +100,14 @@ class Silver:
             ("name", checked_silver_name(name)),
             ("source", source),
             ("columns", dict(schema)),
-            ("keys", _names(keys)),
-            ("sequence_by", sequence_by),
+            ("keys", names_of(keys)),
+            ("sequence_by", sequence_by if sequence_by is None or isinstance(sequence_by, str) else tuple(sequence_by)),
             ("history", history),
-            ("track", None if track is None else _names(track)),
+            ("track", None if track is None else names_of(track)),
             ("ties", ties),
             ("tombstone_retention", tombstone_retention),
             ("strategy", strategy),
-            ("ignore_null_updates", _names(ignore_null_updates)),
+            ("ignore_null_updates", names_of(ignore_null_updates)),
             ("expectations", tuple(expectations)),
             ("initial", initial),
             ("new_fields", new_fields),
@@ -112,7 +116,7 @@ class Silver:
         checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
-            check_snapshots(source, initial, sequence_by, self.schema)
+            check_snapshots(source, initial, self.sequence_by, self.schema)
             check_new_fields(new_fields, self.stream.format if self.stream else None)
             self.decoder()
             for each in self.expectations:
@@ -131,10 +135,18 @@ class Silver:
 
     @property
     def sequence_type(self) -> pl.DataType:
-        """Type of the sequence: that of its column, or of the versions of snapshots, else a 64-bit integer."""
+        """Type of the sequence: of its column, a struct of several, or of the versions of snapshots; else int64."""
         if isinstance(self.source, Snapshots):
             return self.source.version_type
+        if isinstance(self.sequence_by, tuple):
+            parts = {name.removeprefix("source."): self.schema.get(name, pl.Int64()) for name in self.sequence_by}
+            return pl.Struct(parts)
         return self.schema.get(self.sequence_by or "", pl.Int64())
+
+    @property
+    def staged_schema(self) -> pl.Schema:
+        """Columns of the staging table."""
+        return staging_schema(self.schema, stored_type(self.sequence_type))
 
     @property
     def snapshots(self) -> Snapshots | None:
@@ -176,7 +188,8 @@ class Silver:
     @property
     def tracked(self) -> Sequence[str]:
         """The columns that begin a new row of a history: those of `track`, or all but the sequence."""
-        return [name for name in self.schema if name != self.sequence_by] if self.track is None else self.track
+        ordering = () if self.sequence_by is None else names_of(self.sequence_by)
+        return [name for name in self.schema if name not in ordering] if self.track is None else self.track
 
     def decoder(self, schemas: Schemas = unknown) -> Decoder | WatchingDecoder:
         """Return a new decoder of this table's records; `schemas` gives the Avro schemas of ids."""
@@ -199,7 +212,3 @@ class Silver:
             return None
         reserved = [name for name in self.row_schema if name not in self.schema]
         return Learner(self.declared, self.format, reserved, may_learn=self.new_fields == "add")
-
-
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)

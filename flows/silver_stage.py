@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from flows.ambiguous_pairs import AmbiguousPairs
-from flows.event_batch import QUARANTINE, EventBatch, joined_ranges, staging_schema
+from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.learned import as_learned
@@ -82,7 +82,7 @@ class SilverStage:
     def _open(self) -> None:
         uri = self._lake.silver(self._silver.name)
         self._silver = as_learned(self._silver, self._lake)
-        self._staged = staging_schema(self._silver.schema)
+        self._staged = self._silver.staged_schema
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.every_position()
         locator = RowLocator(self._table)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from operators.events import SequenceBy
 from operators.schema import DeclarationError, Schema
 from operators.version_names import TIMESTAMP, VersionNames
 from storage.delta_snapshots import DeltaSnapshots
@@ -77,7 +78,7 @@ class Snapshots:
         return VersionNames(str(self.versions))
 
 
-def check_snapshots(source: object, initial: Snapshots | None, sequence_by: str | None, schema: Schema) -> None:
+def check_snapshots(source: object, initial: Snapshots | None, sequence_by: SequenceBy, schema: Schema) -> None:
     """Check that events of snapshots, and those of a stream beside them, have one order. Raises DeclarationError."""
     if isinstance(source, Snapshots):
         if initial is not None:
@@ -86,6 +87,8 @@ def check_snapshots(source: object, initial: Snapshots | None, sequence_by: str 
             raise DeclarationError(
                 f"sequence_by={sequence_by!r}: the sequence of snapshots is their version; leave sequence_by out"
             )
+    elif initial is not None and isinstance(sequence_by, tuple):
+        raise DeclarationError(f"sequence_by={[*sequence_by]}: beside snapshots, expected one column or field")
     elif initial is not None and sequence_by not in schema and not _says_sequence(initial):
         order = "the position" if sequence_by is None else repr(sequence_by)
         raise DeclarationError(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pyarrow as pa
 
-from flows.event_batch import QUARANTINE, staging_schema
+from flows.event_batch import QUARANTINE
 from flows.kpi import Kpi
 from flows.silver import Silver
 from flows.snapshots import Snapshots
@@ -18,7 +18,7 @@ from storage.table_declaration import Declaration
 
 def staging_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the staging table of a Silver table."""
-    schema, terms = _arrow(staging_schema(silver.schema)), _staged_terms(silver)
+    schema, terms = _arrow(silver.staged_schema), _staged_terms(silver)
     return Declaration(schema, pipeline, _definition(silver), terms=terms, remedy=_remedy(silver))
 
 
@@ -34,7 +34,7 @@ def silver_table(silver: Silver, pipeline: str) -> Declaration:
 
 def side_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the table beside a Silver table, of the events that no row shows."""
-    staged = staging_schema(silver.schema)
+    staged = silver.staged_schema
     schema = pl.Schema({name: staged[name] for name in [*EVENT, *silver.schema]})
     return replace(_merged(silver, pipeline, schema), vectors=True)
 

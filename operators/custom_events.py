@@ -50,7 +50,7 @@ class CustomEvents:
         if events.height != height:
             self._fail(f"{events.height} rows for {height} records, expected a row for each, in their order")
         needed = ["_op", *self._columns.schema]
-        if self._columns.sequence_by == CUSTOM_SEQUENCE:
+        if CUSTOM_SEQUENCE in self._columns.sequence_parts:
             needed.append(CUSTOM_SEQUENCE)
         if missing := [name for name in needed if name not in events.columns]:
             self._fail(f"no column {missing[0]!r}, expected {', '.join(needed)} and, if wanted, _reason")
@@ -87,15 +87,17 @@ class CustomEvents:
         )
 
     def _sequence(self, events: pl.DataFrame, columns: Mapping[str, pl.Series]) -> pl.Series:
-        if self._columns.sequence_column:
-            return columns[self._columns.sequence_column].to_physical().cast(pl.Int64)
-        if self._columns.sequence_by:
-            return self._cast(events[CUSTOM_SEQUENCE], pl.Int64()).values
-        return constant("", None, pl.Int64(), events.height)
+        parts = [
+            columns[name].to_physical().cast(pl.Int64)
+            if name in columns
+            else self._cast(events[CUSTOM_SEQUENCE], pl.Int64()).values
+            for name in self._columns.sequence_parts
+        ] or [constant("", None, pl.Int64(), events.height)]
+        return parts[0] if len(parts) == 1 else pl.DataFrame(parts).to_struct()
 
     def _of_operation(self, operation: pl.Series) -> pl.Series:
         """Return the reason against an operation, NULL where there is none."""
-        known = [*_OPERATIONS] if self._columns.sequence_by else [*_OPERATIONS[:2]]
+        known = [*_OPERATIONS] if self._columns.sequence_parts else [*_OPERATIONS[:2]]
         received = pl.format(
             "_op: received {}, expected one of {}", operation.fill_null("NULL"), pl.lit(", ".join(known))
         )

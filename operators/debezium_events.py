@@ -21,6 +21,7 @@ from operators.wire import wires_for
 
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
 _UPSERTS = [code for code, operation in _OPERATIONS.items() if operation == "upsert"]
+_SOURCE = "source."
 _UNORDERED = "op t: truncate needs sequence_by, as positions of different partitions cannot be compared"
 
 
@@ -30,14 +31,14 @@ class DebeziumEvents:
     def __init__(self, columns: Columns, fmt: Debezium, schemas: Schemas) -> None:
         self._columns = columns
         forms = {name: wires_for(dtype, fmt) for name, dtype in columns.schema.items()}
-        column = columns.sequence_column
-        of_before = [*columns.keys, *([column] if column and column not in columns.keys else [])]
+        of_sequence = [name for name in columns.sequence_parts if name in columns.schema]
+        of_before = dict.fromkeys([*columns.keys, *of_sequence])
         fields = [Field("op", ("op",), pl.String(), wires_for(pl.String(), fmt))]
         fields += [Field(f"after.{c}", ("after", c), t, forms[c], c) for c, t in columns.schema.items()]
         fields += [Field(f"before.{c}", ("before", c), columns.schema[c], forms[c]) for c in of_before]
-        if columns.sequence_by and not column:
-            source = columns.sequence_by.removeprefix("source.")
-            fields.append(Field("source", ("source", source), pl.Int64(), wires_for(pl.Int64(), fmt)[:1]))
+        number = wires_for(pl.Int64(), fmt)[:1]
+        of_source = [name for name in columns.sequence_parts if name not in columns.schema]
+        fields += [Field(name, ("source", name.removeprefix(_SOURCE)), pl.Int64(), number) for name in of_source]
         self._values = envelope_reader(fields, {"after": ("after",), "before": ("before",)}, fmt, schemas)
         of_key = [Field(k, (k,), columns.schema[k], forms[k]) for k in columns.keys]
         self._keys = envelope_reader(of_key, {}, fmt, schemas)
@@ -61,17 +62,16 @@ class DebeziumEvents:
 
     def _only_upserts(self, frame: pl.DataFrame) -> pl.DataFrame | None:
         """Return what `_candidates` does for a batch of nothing but upserts with their row, the usual one."""
-        op, height, sequence = frame["op"], len(frame), self._columns.sequence_column
+        op, height = frame["op"], len(frame)
         upserts = reduce(or_, (op == code for code in _UPSERTS))
         if op.null_count() or not upserts.all() or not frame["after"].all():
             return None
         rows = {name: frame[f"after.{name}"].alias(name) for name in self._columns.schema}
-        if sequence:
-            sequences = rows[sequence].to_physical().cast(pl.Int64)
-        elif self._columns.sequence_by:
-            sequences = frame["source"]
-        else:
-            sequences = constant("", None, pl.Int64(), height)
+        parts = [
+            rows[name].to_physical().cast(pl.Int64) if name in rows else frame[name]
+            for name in self._columns.sequence_parts
+        ] or [constant("", None, pl.Int64(), height)]
+        sequences = parts[0] if len(parts) == 1 else pl.DataFrame(parts).to_struct()
         return pl.DataFrame(
             [
                 frame["_row"],
@@ -95,19 +95,19 @@ class DebeziumEvents:
             "_row",
             "_op",
             pl.when(upsert).then("_unavailable").alias("_unavailable"),
-            self._sequence().alias("_sequence"),
+            self._columns.sequence(self._part).alias("_sequence"),
             *(row(name).alias(name) for name in self._columns.schema),
             pl.col("before").alias("_has_before"),
-            _reason(self._columns.sequence_by).alias("_reason"),
+            _reason(is_ordered=bool(self._columns.sequence_parts)).alias("_reason"),
         )
 
-    def _sequence(self) -> pl.Expr:
-        column = self._columns.sequence_column
-        if column:
-            delete = pl.col("_op") == "delete"
-            chosen = pl.when(delete).then(pl.col(f"before.{column}")).otherwise(pl.col(f"after.{column}"))
-            return chosen.to_physical().cast(pl.Int64)
-        return pl.col("source") if self._columns.sequence_by else pl.lit(None, pl.Int64)
+    def _part(self, name: str) -> pl.Expr:
+        """Return a part of the sequence as Int64."""
+        if name not in self._columns.schema:
+            return pl.col(name)
+        delete = pl.col("_op") == "delete"
+        chosen = pl.when(delete).then(pl.col(f"before.{name}")).otherwise(pl.col(f"after.{name}"))
+        return chosen.to_physical().cast(pl.Int64)
 
     def _with_kafka_keys(
         self, candidates: pl.DataFrame, lost: pl.DataFrame, keys: Sequence[bytes | None]
@@ -121,7 +121,7 @@ class DebeziumEvents:
         return candidates.update(found, on="_row", how="left").update(why, on="_row", how="left").sort("_row")
 
 
-def _reason(sequence_by: str | None) -> pl.Expr:
+def _reason(*, is_ordered: bool) -> pl.Expr:
     op = pl.col("_op")
     unknown = pl.format(
         "operation 'op': received {}, expected one of {}",
@@ -130,4 +130,4 @@ def _reason(sequence_by: str | None) -> pl.Expr:
     )
     no_after = pl.format("op {}: received no `after`, expected the row", pl.col("op"))
     known = pl.when(op.is_null()).then(unknown).when((op == "upsert") & ~pl.col("after")).then(no_after)
-    return known if sequence_by else known.when(op == "truncate").then(pl.lit(_UNORDERED))
+    return known if is_ordered else known.when(op == "truncate").then(pl.lit(_UNORDERED))

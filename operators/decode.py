@@ -12,7 +12,7 @@ import polars as pl
 from operators.avro_reader import Schemas
 from operators.custom_events import CUSTOM_SEQUENCE, CustomEvents
 from operators.debezium_events import DebeziumEvents
-from operators.events import Columns, Judged, without_null_updates
+from operators.events import Columns, Judged, SequenceBy, without_null_updates
 from operators.formats import Custom, Debezium, Format
 from operators.readers import unknown
 from operators.row_events import RowEvents
@@ -29,7 +29,7 @@ class Decoded:
     """What became of the records of a batch; every record is in exactly one of the three.
 
     ``events``: ascending by `_row` (UInt32, index of the record in the batch). `_op` is "upsert", "delete" or
-    "truncate"; `_sequence` Int64 is the declared sequence (dates in days, timestamps in microseconds since the epoch),
+    "truncate"; `_sequence` is the declared sequence (`operators.sequences`; dates in days, timestamps in microseconds),
     all NULL when none is declared; `_unavailable` List(String) names the columns that the event does not carry,
     NULL when it carries all. The declared columns follow with their types; a delete has only its key columns, a
     truncate none. ``rejects``: `_row`, `stage` ("decode" or "expectation") and `reason` (received, expected), ascending
@@ -48,6 +48,11 @@ class Decoded:
 class RecordDecoder(Protocol):
     """Decodes the records of one table; used by one thread at a time."""
 
+    @property
+    def sequence_type(self) -> pl.DataType:
+        """Type of the column `_sequence` of events."""
+        ...
+
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None], /) -> Decoded:
         """Return what records with these raw keys and values say."""
         ...
@@ -61,8 +66,9 @@ class Decoder:
     """Decodes the records of one table; built once, used by one thread at a time.
 
     ``sequence_by`` names a declared column of integer, date or timestamp type or, for Debezium, an integer of the
-    source block such as ``source.lsn``; None leaves the order of events to the caller. Beware of a column as the
-    sequence of deletes: Debezium takes it from `before`, where only REPLICA IDENTITY FULL has its real value.
+    source block such as ``source.lsn``, or several of them, the most significant first; None leaves the order of
+    events to the caller. Beware of a column as the sequence of deletes: Debezium takes it from `before`, where only
+    REPLICA IDENTITY FULL has its real value.
     A NULL in one of ``ignore_null_updates`` counts as a column that an upsert does not carry. ``schemas`` gives the
     Avro schemas of ids.
     ``check`` looks at what was decoded and may take events out (`operators.expectations`).
@@ -74,7 +80,7 @@ class Decoder:
         self,
         schema: Schema,
         keys: Sequence[str],
-        sequence_by: str | None,
+        sequence_by: SequenceBy,
         format: Format,  # noqa: A002 - the word users declare it by
         *,
         ignore_null_updates: Sequence[str] = (),
@@ -82,9 +88,9 @@ class Decoder:
         check: Callable[[Decoded], Decoded] | None = None,
     ) -> None:
         _check_keys(schema, keys)
-        _check_sequence(schema, sequence_by, format)
-        _check_ignored(schema, [*keys, sequence_by], ignore_null_updates)
         columns = Columns(schema, tuple(keys), sequence_by)
+        _check_sequence(columns, format)
+        _check_ignored(schema, [*keys, *columns.sequence_parts], ignore_null_updates)
         self._columns, self._check = columns, check
         self._ignored = [name for name in schema if name in ignore_null_updates]
         self._events: _Events
@@ -98,6 +104,11 @@ class Decoder:
                 self._events = rows = RowEvents(columns, format, schemas)
                 self._deletes = rows.deletes
         self._takes_all = isinstance(format, Custom)
+
+    @property
+    def sequence_type(self) -> pl.DataType:
+        """Type of the column `_sequence` of events."""
+        return pl.Binary() if len(self._columns.sequence_parts) > 1 else pl.Int64()
 
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Decoded:
         """Return what the records with these raw keys and values say; never raises for what is in them.
@@ -139,7 +150,7 @@ def _check_keys(schema: Schema, keys: Sequence[str]) -> None:
             )
 
 
-def _check_ignored(schema: Schema, needed: Sequence[str | None], ignored: Sequence[str]) -> None:
+def _check_ignored(schema: Schema, needed: Sequence[str], ignored: Sequence[str]) -> None:
     for name in ignored:
         if name not in schema:
             raise DeclarationError(
@@ -150,9 +161,15 @@ def _check_ignored(schema: Schema, needed: Sequence[str | None], ignored: Sequen
             raise DeclarationError(f"ignore_null_updates: {name!r} is of the key or the sequence, which is never NULL")
 
 
-def _check_sequence(schema: Schema, name: str | None, fmt: Format) -> None:
-    if name is None:
-        return
+def _check_sequence(columns: Columns, fmt: Format) -> None:
+    parts = columns.sequence_parts
+    if columns.sequence_by is not None and (not parts or len({*parts}) < len(parts)):
+        raise DeclarationError(f"sequence_by={[*parts]}: expected one column or several, none of them twice")
+    for name in parts:
+        _check_sequence_part(columns.schema, name, fmt)
+
+
+def _check_sequence_part(schema: Schema, name: str, fmt: Format) -> None:
     if name in schema:
         dtype = schema[name]
         if not (dtype.is_integer() or isinstance(dtype, pl.Date | pl.Datetime)):

@@ -37,9 +37,7 @@ class RowEvents:
         """Return the events of `documents`; `keys` are not looked at, the row has its business key."""
         del keys
         frame, refused = self._rows.read(documents)
-        column = self._columns.sequence_column
-        sequence = sequence_of(column) if column else pl.lit(None, pl.Int64)
-        candidates = frame.with_columns(*self._operation(), _sequence=sequence)
+        candidates = frame.with_columns(*self._operation(), _sequence=self._columns.sequence(sequence_of))
         if (candidates["_op"] == "delete").any():
             upsert = pl.col("_op").ne_missing("delete")
             rest = ["_unavailable", *(name for name in self._columns.schema if name not in self._columns.keys)]
@@ -50,13 +48,13 @@ class RowEvents:
     def deletes(self, keys: Sequence[bytes | None]) -> Judged:
         """Return one delete per Kafka key, with the business key that it holds."""
         found, rejects = self._keys.read(keys)
-        column = self._columns.sequence_column
         absent = [
             pl.lit(None, dtype).alias(name)
             for name, dtype in self._columns.schema.items()
             if name not in self._columns.keys
         ]
-        sequence = sequence_of(column) if column in self._columns.keys and column else pl.lit(None, pl.Int64)
+        has_sequence = {*self._columns.sequence_parts} <= {*self._columns.keys}
+        sequence = self._columns.sequence(sequence_of) if has_sequence else pl.lit(None, pl.Int64)
         reason = pl.lit(None, pl.String)
         candidates = found.with_columns(*absent, _op=pl.lit("delete"), _sequence=sequence, _reason=reason)
         judged = judge(candidates, self._columns)

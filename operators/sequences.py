@@ -18,7 +18,9 @@ Sequences = npt.NDArray[Any]
 NEVER = int(np.iinfo(np.int64).min)
 """The sequence of a key that no event was seen of; of several columns, zero bytes. No event has it."""
 
-_BYTES = 8
+BYTES = 8
+"""How many a number takes in a sequence of several columns."""
+
 _SIGN = np.uint64(1 << 63)
 
 
@@ -34,7 +36,7 @@ def stored_type(declared: pl.DataType) -> pl.DataType:
 def never(declared: pl.DataType, size: int) -> Sequences:
     """Return `NEVER` so many times, in the form that a declared type has in memory."""
     if isinstance(declared, pl.Struct):
-        return np.zeros(size, f"S{_BYTES * len(declared.fields)}")
+        return np.zeros(size, f"S{BYTES * len(declared.fields)}")
     return np.full(size, NEVER)
 
 
@@ -43,7 +45,7 @@ def from_column(column: pl.Series) -> Sequences:
     if column.dtype != pl.Binary:
         return column.to_numpy()
     if not len(column):
-        return np.empty(0, f"S{_BYTES}")
+        return np.empty(0, f"S{BYTES}")
     width = len(column[0])
     values = column.to_arrow().cast(pa.binary(width))
     return np.frombuffer(values.buffers()[1], f"S{width}", len(values), values.offset * width)
@@ -90,7 +92,7 @@ def to_column(sequences: Sequences) -> pl.Series:
 def _packed(columns: Sequence[pl.Series]) -> Sequences:
     parts = [column.to_physical().cast(pl.Int64).to_numpy().view(np.uint64) ^ _SIGN for column in columns]
     packed = np.ascontiguousarray(np.stack(parts, axis=1).astype(">u8"))
-    sequences: Sequences = packed.view(f"S{_BYTES * len(parts)}").ravel()
+    sequences: Sequences = packed.view(f"S{BYTES * len(parts)}").ravel()
     return sequences
 
 

@@ -41,6 +41,11 @@ class WatchingDecoder:
         operation = [fmt.operation] if isinstance(fmt, Rows) and fmt.operation is not None else []
         self._known = KnownFields([*declared, *learned, *operation], fmt, nulls=not keeps_absent(fmt))
 
+    @property
+    def sequence_type(self) -> pl.DataType:
+        """Type of the column `_sequence` of events."""
+        return self._all.sequence_type
+
     def decode(self, keys: Sequence[bytes | None], values: Sequence[bytes | None]) -> Decoded:
         """Return what the records with these raw keys and values say; never raises for what is in them."""
         decoded = self._all.decode(keys, values)

@@ -13,7 +13,7 @@ from flows import Count, EventLog, Expect, Json, Kpi, Silver
 from tests.test_stages import Chain
 
 _PAGE = (Path(__file__).parents[1] / "docs/change-semantics.md").read_text()
-_TYPES = {"id": "int64", "seq": "int64", "part": "int64", "name": "string", "people": "int64"}
+_TYPES = {"id": "int64", "tx": "int64", "seq": "int64", "name": "string", "people": "int64"}
 _EXAMPLE = re.compile(r"^### (.+)$|```json *(.*)\n((?:.*\n)*?)```\n\n((?:(?:\|.*\n)+|`.+`:\n|\n)+)", re.MULTILINE)
 _TABLE = re.compile(r"(?:`(.+)`:\n\n)?((?:\|.*\n)+)")
 
