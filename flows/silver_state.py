@@ -155,6 +155,6 @@ def _check_side(uri: str, positions: Mapping[str, int]) -> None:
     """Check that the table beside a Silver table, which is made before its first commit, is still there."""
     if positions and read_snapshot(uri) is None:
         raise HoleError(
-            f"{uri}: the table is gone, and with it the events that no row of Silver shows. Restore it, or move the "
-            "Silver table away too: both are made anew from staging"
+            f"{uri}: the table is gone, and with it the events that no row of Silver shows. Restore it, or run "
+            "`goldwax rebuild MODULE TABLE`: both are made anew from staging"
         )
