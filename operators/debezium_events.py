@@ -13,7 +13,7 @@ import polars as pl
 
 from operators.avro_reader import Schemas
 from operators.eager import constant
-from operators.events import Columns, Judged, judge
+from operators.events import UNORDERED, Columns, Judged, judge
 from operators.formats import Debezium
 from operators.look import Field
 from operators.readers import envelope_reader
@@ -22,7 +22,6 @@ from operators.wire import wires_for
 _OPERATIONS = {"c": "upsert", "u": "upsert", "r": "upsert", "d": "delete", "t": "truncate", "m": "message"}
 _UPSERTS = [code for code, operation in _OPERATIONS.items() if operation == "upsert"]
 _SOURCE = "source."
-_UNORDERED = "op t: truncate needs sequence_by, as positions of different partitions cannot be compared"
 
 
 class DebeziumEvents:
@@ -130,4 +129,4 @@ def _reason(*, is_ordered: bool) -> pl.Expr:
     )
     no_after = pl.format("op {}: received no `after`, expected the row", pl.col("op"))
     known = pl.when(op.is_null()).then(unknown).when((op == "upsert") & ~pl.col("after")).then(no_after)
-    return known if is_ordered else known.when(op == "truncate").then(pl.lit(_UNORDERED))
+    return known if is_ordered else known.when(op == "truncate").then(pl.lit(f"op t: {UNORDERED}"))

@@ -13,6 +13,8 @@ from operators.sequences import BYTES, NEVER, from_values, to_column
 TECHNICAL = ("_row", "_op", "_sequence", "_unavailable")
 """The columns that stand before the declared ones in every frame of events."""
 
+UNORDERED = "truncate needs sequence_by, as positions of different partitions cannot be compared"
+
 SequenceBy = str | tuple[str, ...] | None
 """What orders the events of a key: a column or a field of the source, several of them, or None for the position."""
 

@@ -7,6 +7,7 @@ more: not where a registry is, and not `absent`, as every staged event says itse
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -46,12 +47,15 @@ class Rows:
     deletes: tuple[str, ...] = ("delete", "d")
     timestamps: Literal["s", "ms", "us", "ns"] = "ms"
     absent: Absent = field(default="keep", repr=False)
+    truncates: tuple[str, ...] = field(default=("truncate",), repr=False)
 
     def __post_init__(self) -> None:
         _one_of("timestamps", self.timestamps, ("s", "ms", "us", "ns"))
         _one_of("absent", self.absent, ("keep", "null"))
-        if both := sorted({*self.upserts} & {*self.deletes}):
-            raise DeclarationError(f"operation {both[0]!r} is in upserts and in deletes; expected it in one of them")
+        kinds = {"upserts": self.upserts, "deletes": self.deletes, "truncates": self.truncates}
+        for one, other in combinations(kinds, 2):
+            if both := sorted({*kinds[one]} & {*kinds[other]}):
+                raise DeclarationError(f"operation {both[0]!r} is in {one} and in {other}; expected it in one of them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,11 @@ class Json(Rows):
     """Each value is a JSON object that holds the row, and upserts it; a NULL value (tombstone) deletes its key.
 
     ``operation`` names a field that says what to do with the row; None makes every value an upsert. The field may
-    be a declared string column or not; a record whose field is NULL, or in neither ``upserts`` nor ``deletes``, is
-    rejected. ``timestamps`` is the unit of instants that arrive as integers since the epoch; ISO 8601 text is always
-    understood. ``absent`` says what a declared field means that an upsert does not have: "keep", that its key keeps
-    the value it has; "null", that it is NULL, for producers that leave NULLs out. A tombstone's business key is read
+    be a declared string column or not; a record whose field is NULL, or in none of ``upserts``, ``deletes`` and
+    ``truncates``, is rejected. A truncate, which needs `sequence_by`, removes all rows that are older.
+    ``timestamps`` is the unit of instants that arrive as integers since the epoch; ISO 8601 text is always understood.
+    ``absent`` says what a declared field means that an upsert does not have: "keep", that its key keeps the value it
+    has; "null", that it is NULL, for producers that leave NULLs out. A tombstone's business key is read
     from the Kafka key: a JSON object with the key columns or, for one key column, a JSON scalar.
 
     >>> Json(operation="op", deletes=("remove",))

@@ -7,7 +7,7 @@ import polars as pl
 
 from operators.avro_reader import AvroReader, Schemas
 from operators.documents import Read, Reader
-from operators.events import Columns, Judged, judge, sequence_of
+from operators.events import UNORDERED, Columns, Judged, judge, sequence_of
 from operators.formats import Avro, Rows
 from operators.look import Field
 from operators.readers import JsonReader, RecordReader, framed, row_reader
@@ -38,10 +38,13 @@ class RowEvents:
         del keys
         frame, refused = self._rows.read(documents)
         candidates = frame.with_columns(*self._operation(), _sequence=self._columns.sequence(sequence_of))
-        if (candidates["_op"] == "delete").any():
-            upsert = pl.col("_op").ne_missing("delete")
+        if (candidates["_op"] != "upsert").any():
+            upsert, truncate = pl.col("_op").eq_missing("upsert"), pl.col("_op").eq_missing("truncate")
             rest = ["_unavailable", *(name for name in self._columns.schema if name not in self._columns.keys)]
-            candidates = candidates.with_columns(pl.when(upsert).then(pl.col(name)).alias(name) for name in rest)
+            candidates = candidates.with_columns(
+                *(pl.when(upsert).then(pl.col(name)).alias(name) for name in rest),
+                *(pl.when(~truncate).then(pl.col(name)).alias(name) for name in self._columns.keys),
+            )
         judged = judge(candidates, self._columns)
         return Judged(judged.events, [*judged.rejects, *refused.items()], [])
 
@@ -66,7 +69,9 @@ class RowEvents:
         name = self._format.operation
         if name is None:
             return [pl.lit("upsert").alias("_op"), pl.lit(None, pl.String).alias("_reason")]
-        known = {**dict.fromkeys(self._format.upserts, "upsert"), **dict.fromkeys(self._format.deletes, "delete")}
+        fmt = self._format
+        known = dict.fromkeys(fmt.upserts, "upsert") | dict.fromkeys(fmt.deletes, "delete")
+        known |= dict.fromkeys(fmt.truncates, "truncate")
         op = pl.col("_operation").replace_strict(known, default=None, return_dtype=pl.String)
         received = pl.format(
             "operation {}: received {}, expected one of {}",
@@ -74,7 +79,9 @@ class RowEvents:
             pl.col("_operation").str.slice(0, 100).fill_null("NULL or nothing"),
             pl.lit(", ".join(known)),
         )
-        return [op.alias("_op"), pl.when(op.is_null()).then(received).alias("_reason")]
+        unordered = (op == "truncate") & pl.lit(not self._columns.sequence_parts)
+        why = pl.lit(f"operation {name!r}: {UNORDERED}")
+        return [op.alias("_op"), pl.when(op.is_null()).then(received).when(unordered).then(why).alias("_reason")]
 
 
 class KeyReader:

@@ -311,7 +311,7 @@ def test_the_operation_is_a_field_and_the_tombstones_have_keys_of_their_own() ->
         (4, "delete", 7, None),
         (5, "delete", 8, None),
     ]
-    known_operations = "expected one of upsert, insert, update, c, u, r, delete, d"
+    known_operations = "expected one of upsert, insert, update, c, u, r, delete, d, truncate"
     assert decoded.rejects.select("_row", "reason").rows() == [
         (2, f"operation 'op': received merge, {known_operations}"),
         (3, f"operation 'op': received NULL or nothing, {known_operations}"),

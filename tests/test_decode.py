@@ -79,7 +79,7 @@ def test_a_field_can_name_the_operation() -> None:
         (0, "upsert", 1, "UA"),
         (1, "delete", 1, None),
     ]
-    expected = "expected one of upsert, insert, update, c, u, r, gone"
+    expected = "expected one of upsert, insert, update, c, u, r, gone, truncate"
     assert decoded.rejects["reason"].to_list() == [
         f"operation 'op': received d, {expected}",
         f"operation 'op': received NULL or nothing, {expected}",
