@@ -5,7 +5,7 @@ same is decided however they are cut into batches (`operators.learning`).
 
 Where a record teaches, what stands before it is committed first, then the columns, then the rest. So a record never
 comes again, after a run that ended in between, to a table that has learned from a later one of its partition: whether
-it carries a column would else depend on that. Records of one request to read them again are all the rest.
+it carries a column would else depend on that. A request to read records again is one offset, so all of it is the rest.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,7 +16,7 @@
 2. A record of which one field is refused is refused whole, and teaches nothing.
 3. What is taken stays taken, and what is refused stays refused, when the same records come again to a table that has
    learned from them already: so it does not matter when a table is made to have the columns, nor how records are cut
-   into batches.
+   into batches. What a record does not carry is another thing (`flows.settling`).
 
 A Debezium schema counts no further, because each value must say by itself what it is: an integer that is a timestamp
 does not say its unit, nor Base64 of a decimal its scale, and both may change in the source. A number of more than 64

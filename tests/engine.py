@@ -16,7 +16,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from storage.owned_table import LEDGER
-from tests.orders import KPIS, PARTITIONS
+from tests.orders import KPIS, PARTITIONS, SCHEMA
 
 _ROOT = Path(__file__).parents[1]
 _TIMEOUT = 120
@@ -81,8 +81,14 @@ def free_port() -> int:
 
 
 def tables(lake: Path) -> dict[str, pl.DataFrame]:
-    """Return every table of the lake, all columns, in an order of its rows that does not depend on its files."""
-    return {name: _sorted(pl.scan_delta(str(lake / name)).collect()) for name in TABLES}
+    """Return every table of the lake, all columns, in an order of its rows that does not depend on its files.
+
+    Of learned columns, staged events do not say whether they carry them: that depends on the order of partitions.
+    """
+    found = {name: _sorted(pl.scan_delta(str(lake / name)).collect()) for name in TABLES}
+    declared = pl.col("_unavailable").list.eval(pl.element().filter(pl.element().is_in([*SCHEMA])))
+    said = pl.when(declared.list.len() > 0).then(declared).alias("_unavailable")
+    return {**found, "staging/orders": found["staging/orders"].with_columns(said)}
 
 
 def assert_same_tables(found: Mapping[str, pl.DataFrame], expected: Mapping[str, pl.DataFrame]) -> None:
