@@ -48,12 +48,9 @@ class AmbiguousPairs:
 
 
 def _unmerged(uri: str, positions: Mapping[str, int]) -> pl.DataFrame:
-    listed = pl.scan_delta(uri).select(_POSITIONS)
-    other = listed.select(pl.col(f"{OTHER}{name}").alias(name) for name in _POSITION)
-    merged = pl.concat(
-        [listed.select(is_below(positions)), other.select(is_below(positions).alias("other"))], how="horizontal"
-    )
-    return listed.collect().filter(~merged.select(pl.all_horizontal(pl.all())).collect().to_series())
+    """Return the places of the listed pairs of which a table at these positions has not both events."""
+    merged = is_below(positions) & is_below(positions, OTHER)
+    return pl.scan_delta(uri).filter(~merged).select(_POSITIONS).collect()
 
 
 def _described(silver: Silver, pairs: pl.DataFrame) -> str:

@@ -72,9 +72,12 @@ def read_range(uri: str, wanted: Range, first: int) -> Iterator[tuple[int, int, 
         yield low, high, rows.sort(column, "_partition", "_offset")
 
 
-def is_below(positions: Mapping[str, int]) -> pl.Expr:
-    """Tell of each event whether it lies below the position of its partition, which is 0 where none is given."""
-    position = pl.format("{}/{}", "_topic", "_partition").replace_strict(
+def is_below(positions: Mapping[str, int], prefix: str = "") -> pl.Expr:
+    """Tell of each event whether it lies below the position of its partition, which is 0 where none is given.
+
+    `prefix` is what the names of the columns of its place begin with.
+    """
+    position = pl.format("{}/{}", f"{prefix}_topic", f"{prefix}_partition").replace_strict(
         dict(positions), default=0, return_dtype=pl.Int64
     )
-    return pl.col("_offset") < position
+    return pl.col(f"{prefix}_offset") < position
