@@ -10,7 +10,6 @@ from polars.testing import assert_frame_equal
 
 from flows import Debezium, EventLog, Json, Silver, event_batch
 from flows.event_batch import QUARANTINE, Decoding, EventBatch, decode_records
-from operators.decode import RecordDecoder
 from storage.records import Origin, Records
 
 SCHEMA = {"id": "int64", "name": "string"}
@@ -60,20 +59,25 @@ def test_a_record_time_that_is_no_date_is_unknown() -> None:
     ]
 
 
-def test_each_thread_decodes_with_a_decoder_of_its_own() -> None:
+def test_decoders_are_lent_to_one_at_a_time_and_outlive_the_threads_that_use_them() -> None:
     table = silver(EventLog("things", format=Json()))
-    built: list[RecordDecoder] = []
+    step = Decoding(table.decoder, table.schema)
+    lent = []
 
-    def build() -> RecordDecoder:
-        built.append(table.decoder())
-        return built[-1]
+    def work() -> None:
+        for _ in range(3):
+            step.rest([step(records(GOOD))])
+        with step._decoder() as (decoder, _):
+            lent.append(decoder)
 
-    step = Decoding(build, table.schema)
-    threads = [threading.Thread(target=lambda: [step.rest([step(records(GOOD))]) for _ in range(3)]) for _ in range(2)]
-    for thread in threads:
+    for _ in range(2):
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    assert len(built) == 2
+    assert lent[0] is lent[1]
+    with step._decoder() as (one, _), step._decoder() as (other, _):
+        assert one is lent[0]
+        assert other is not one
 
 
 def test_small_batches_decoded_together_are_what_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,12 +121,15 @@ def rebuilt(lake: Path, silver: Silver) -> Rebuilt | None:
 
 
 def rows(lake: Path, table: str, version: int | None = None) -> pl.DataFrame:
+    """Return the rows of a table; of SCD1 without the event they show: of several that say the same, any may stand."""
     found = pl.scan_delta(str(lake / table), version=version).collect()
+    if table.startswith("silver") and "valid_from" not in found.columns:
+        found = found.select(pl.exclude("^_.*$"))
     return found.sort(pl.all())
 
 
 def assert_same(lake: Path, expected: Path) -> None:
-    """Check that Silver and Gold of two lakes are the same, to the last technical column."""
+    """Check that Silver and Gold of two lakes are the same."""
     for table in ("silver/things", "gold/kinds"):
         assert_frame_equal(rows(lake, table), rows(expected, table))
 
