@@ -53,7 +53,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
         reading.check()
     decode = _decoding(silver, run)
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
-    merge = partial(SilverStage, silver, run.lake, run.pipeline, partitions, progress)
+    merge = partial(SilverStage, silver, run.lake, run.pipeline, progress)
 
     events = _read(flow, name, sources_of(readings, progress, stopping), decode)  # EventBatch, or few Records
     to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch or Records)

@@ -143,7 +143,7 @@ def _derive(silver: Silver, shadow: Lake, pipeline: str, tell: Tell) -> Commit:
     uri, staging = shadow.silver(silver.name), shadow.staging(silver.name)
     ranges = staged_ranges(staging, pipeline, *_topics(silver))
     names = [each.partition_id for each in ranges]
-    stage = SilverStage(silver, shadow, pipeline, names, Progress(dict))
+    stage = SilverStage(silver, shadow, pipeline, Progress(dict))
     ledgers, reached = Ledgers(uri), {each.partition_id: each.start for each in ranges}
     while ranges:
         for mark in _marks(silver, ranges, reached):

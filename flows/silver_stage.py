@@ -54,11 +54,8 @@ class SilverStage:
     with `version` at all times: a plan is applied to it only when its commit is known to have happened.
     """
 
-    def __init__(
-        self, silver: Silver, lake: Lake, pipeline: str, partitions: Sequence[str], progress: Progress
-    ) -> None:
-        self._silver, self._lake, self._pipeline = silver, lake, pipeline
-        self._partitions, self._progress = partitions, progress
+    def __init__(self, silver: Silver, lake: Lake, pipeline: str, progress: Progress) -> None:
+        self._silver, self._lake, self._pipeline, self._progress = silver, lake, pipeline, progress
         self._open()
 
     def advance(self, batches: Sequence[EventBatch]) -> list[Handover]:

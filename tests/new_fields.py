@@ -61,7 +61,7 @@ class Run:
         if (lake / "staging/things").exists():
             self._look(lake)
         self.staged(*(records(partition, end, []) for partition, end in self.ends.items()))
-        self.silver = SilverStage(known, where, "demo", PARTITIONS, Progress(dict)) if merging else None
+        self.silver = SilverStage(known, where, "demo", Progress(dict)) if merging else None
         self.gold = GoldStage(kpi, where, "demo") if kpi else None
 
     def send(self, *values: bytes | None, partition: int = 0, elsewhere: bool = False) -> None:

@@ -72,7 +72,7 @@ class Feed:
         )
         self._partition = SnapshotPartition(reading, InFlight(name, reading.limits, progress), Stopping())
         opening = self._staging.advance([*self._partition.next_batch(), self._of_stream(())])
-        self._silver_stage = SilverStage(silver, lake, PIPELINE, partitions, progress)
+        self._silver_stage = SilverStage(silver, lake, PIPELINE, progress)
         self._silver_stage.advance(opening)
 
     def take(self, batches: int = 10**9, *, merge_last: bool = True) -> None:

@@ -17,18 +17,8 @@ from operators.decode import Decoded, Decoder
 from operators.formats import PLACEHOLDER, Avro, Debezium
 from operators.schema import DeclarationError, parse_schema
 from tests.avro_records import datum, framed, known, record
+from tests.test_decode import COLUMNS, FLIGHTS
 
-COLUMNS = {
-    "flight": "int32",
-    "carrier": "string",
-    "fare": "decimal(8, 2)",
-    "delay": "float64",
-    "diverted": "bool",
-    "day": "date",
-    "landed_at": "timestamp",
-    "stops": "list<string>",
-}
-FLIGHTS = parse_schema(COLUMNS)
 URL = "http://127.0.0.1:8081"
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}

@@ -24,18 +24,17 @@ from operators.formats import PLACEHOLDER, Debezium, Format, Json, JsonSchema
 from operators.json_batch import tidy
 from operators.schema import DeclarationError, parse_schema
 
-FLIGHTS = parse_schema(
-    {
-        "flight": "int32",
-        "carrier": "string",
-        "fare": "decimal(8, 2)",
-        "delay": "float64",
-        "diverted": "bool",
-        "day": "date",
-        "landed_at": "timestamp",
-        "stops": "list<string>",
-    }
-)
+COLUMNS = {
+    "flight": "int32",
+    "carrier": "string",
+    "fare": "decimal(8, 2)",
+    "delay": "float64",
+    "diverted": "bool",
+    "day": "date",
+    "landed_at": "timestamp",
+    "stops": "list<string>",
+}
+FLIGHTS = parse_schema(COLUMNS)
 
 
 def decode(*values: bytes | None, keys: list[bytes | None] | None = None, fmt: Json | None = None) -> Decoded:

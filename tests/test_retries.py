@@ -105,8 +105,7 @@ class Line:
     def send(self, *batches: Records) -> None:
         staged = self._staging.advance(batches)
         if not hasattr(self, "_merging"):
-            names = [*(f"things/{partition}" for partition in PARTITIONS), RETRY]
-            self._merging = SilverStage(self._table, self.lake, "demo", names, Progress(dict))
+            self._merging = SilverStage(self._table, self.lake, "demo", Progress(dict))
         self._merging.advance(staged)
 
     def _position(self, name: str) -> int:
@@ -193,7 +192,7 @@ def test_a_commit_that_failed_or_of_which_nobody_knows_changes_no_row(
 def test_a_run_that_ends_between_two_commits_is_made_up_for_even_when_other_records_come_first(
     history: History, sequence_by: str | None, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Quarantine and what is remembered beside a history are ahead then, of records that are still to come again."""
+    """Quarantine and what is remembered beside Silver are ahead then, of records that are still to come again."""
     monkeypatch.setattr(stage, "_FIRST_WAIT", 0.0)
     lake, partitions = tmp_path / "lake", events(8)
     narrow, mended = (things(history, sequence_by, mended=each) for each in (False, True))

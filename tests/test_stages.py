@@ -43,7 +43,7 @@ class Chain:
         self._staging = StagingStage(self._things, where, "demo", partitions, decoding)
         self._next, self._partition = start, partition
         self.advance()
-        self._silver = SilverStage(self._things, where, "demo", partitions, Progress(dict))
+        self._silver = SilverStage(self._things, where, "demo", Progress(dict))
         self._gold = GoldStage(kpi, where, "demo")
 
     def advance(self, *values: bytes) -> None:
