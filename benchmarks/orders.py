@@ -13,7 +13,7 @@ from bytewax.dataflow import Dataflow
 
 from flows import Count, Debezium, Kafka, Kpi, Pipeline, Silver, Sum, tumbling
 from flows.dataflow import Discard, collect_seldom
-from flows.event_batch import Decoding
+from flows.decoding import Decoding
 from flows.in_flight import Limits, Progress
 from flows.reading import Reading, RecordSource
 from flows.settings import Settings
@@ -70,8 +70,8 @@ def decode_only() -> Dataflow:
     unlimited = Limits(2**62, 2**62)
     reading = Reading(topic, topic.partitions(), lambda _: 0, tail=False, batch_records=20_000, limits=unlimited)
     flow = Dataflow("decode_only")
-    records = op.input("read", flow, RecordSource([reading], Progress(dict), Stopping()))  # Records
-    events = op.map("decode", records, Decoding(silver.decoder, silver.schema))  # EventBatch
+    decode = Decoding(silver.decoder, silver.schema)
+    events = op.input("read", flow, RecordSource([reading], decode, Progress(dict), Stopping()))  # EventBatch
     op.output("events", events, Discard())
     return flow
 

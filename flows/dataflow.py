@@ -8,7 +8,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from flows.event_batch import Decoding, EventBatch
+from flows.decoding import Decoding
+from flows.event_batch import EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
 from flows.kpi import Kpi
@@ -55,7 +56,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
     stage = partial(StagingStage, silver, run.lake, run.pipeline, partitions, decode)
     merge = partial(SilverStage, silver, run.lake, run.pipeline, progress)
 
-    events = _read(flow, name, sources_of(readings, progress, stopping), decode)  # EventBatch, or few Records
+    events = _read(flow, name, sources_of(readings, decode, progress, stopping))  # EventBatch, or few Records
     to_stage = op.key_on(f"to_staging_{name}", events, lambda _: f"staging/{name}")  # (table, EventBatch or Records)
     staged = op.stateful_batch(f"stage_{name}", to_stage, lambda _: StageLogic(stage, _rows, run.batching))
     to_merge = op.map(f"to_silver_{name}", staged, lambda keyed: (f"silver/{name}", keyed[1]))  # (table, EventBatch)
@@ -70,16 +71,9 @@ def _decoding(silver: Silver, run: Run) -> Decoding:
     return Decoding(partial(silver.decoder, schemas), silver.schema)
 
 
-def _read(
-    flow: Dataflow, name: str, sources: Sequence[RecordSource | SnapshotSource], decode: Decoding
-) -> Stream[EventBatch | Records]:
-    streams: list[Stream[EventBatch | Records]] = []
-    for source in sources:
-        if isinstance(source, SnapshotSource):
-            streams.append(op.input(f"snapshots_{name}", flow, source))
-        else:
-            records = op.input(f"read_{name}", flow, source)  # Records
-            streams.append(op.map(f"decode_{name}", records, decode))
+def _read(flow: Dataflow, name: str, sources: Sequence[RecordSource | SnapshotSource]) -> Stream[EventBatch | Records]:
+    kinds = ["snapshots" if isinstance(source, SnapshotSource) else "read" for source in sources]
+    streams = [op.input(f"{kind}_{name}", flow, source) for kind, source in zip(kinds, sources, strict=True)]
     return op.merge(f"events_{name}", *streams) if len(streams) > 1 else streams[0]
 
 

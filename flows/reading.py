@@ -1,20 +1,24 @@
 """The source of a dataflow: reads the partitions of one topic from where the staging table stands."""
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from flows.announcing import announced
+from flows.event_batch import EventBatch
 from flows.in_flight import InFlight, Limits, Progress
+from flows.read_ahead import ReadAhead
 from flows.stopping import Stopping
 from storage.positions import partition_id
 from storage.records import RecordLog, Records
 
 _READ_SECONDS = 0.0  # the stages of the worker would wait meanwhile
 _IDLE = timedelta(milliseconds=10)
-_FEW = 2_000  # records
+_FEW = 4_000  # records, which are decoded with others when they are committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,22 @@ class Reading:
                 self.topic.reader(partition, position).close()  # which says what is wrong
 
 
-class RecordSource(FixedPartitionedSource[Records, int]):
-    """Batches of records; each partition's first batch is empty and says where it starts.
+class RecordSource(FixedPartitionedSource[EventBatch | Records, int]):
+    """Batches of events, or of records where they are few; each partition's first is empty and says where it starts.
 
     The engine's own resume state is not used: the lake says where to go on.
     """
 
-    def __init__(self, readings: Sequence[Reading], progress: Progress, stopping: Stopping) -> None:
+    def __init__(
+        self,
+        readings: Sequence[Reading],
+        decode: Callable[[Records], EventBatch],
+        progress: Progress,
+        stopping: Stopping,
+    ) -> None:
         self._readings = {reading.topic.name: reading for reading in readings}
-        self._progress, self._stopping = progress, stopping
+        self._decode, self._progress, self._stopping = decode, progress, stopping
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="reading")
 
     def list_parts(self) -> list[str]:
         """Return the partition ids of all that is read."""
@@ -68,50 +79,87 @@ class RecordSource(FixedPartitionedSource[Records, int]):
         reading = self._readings[name]
         in_flight = InFlight(for_part, reading.limits, self._progress)
         with announced():
-            return _RecordPartition(reading, int(partition), in_flight, self._stopping)
+            opened = _OpenPartition(reading, int(partition), in_flight, self._stopping)
+        return _RecordPartition(opened, self._threads, self._decode)
 
 
-class _RecordPartition(StatefulSourcePartition[Records, int]):
+class _OpenPartition:
+    """A partition that is being read: by one thread at a time."""
+
     def __init__(self, reading: Reading, partition: int, in_flight: InFlight, stopping: Stopping) -> None:
         topic = reading.topic
-        self._position = reading.position(partition)
+        self.position = reading.position(partition)
+        self.beginning = Records.empty(topic.name, partition, self.position)
+        self.is_silent = reading.silent and not self.position
         self._end = None if reading.tail else topic.bounds(partition)[1]
-        opening = Records.empty(topic.name, partition, self._position)
-        self._opening: Records | None = None if reading.silent and not self._position else opening
-        self._reader = topic.reader(partition, self._position)
+        self._reader = topic.reader(partition, self.position)
         self._batch_records = reading.batch_records
         self._in_flight, self._stopping = in_flight, stopping
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether nothing more is to be read."""
+        return self._stopping.requested or (self._end is not None and self.position >= self._end)
+
+    def read(self) -> Records | None:
+        """Return the next records, None when there are none now or no more may be in flight."""
+        if self.is_done or not self._in_flight.has_room():
+            return None
+        records = self._reader.read(self._batch_records, _READ_SECONDS)
+        if records.end == records.start:
+            return None
+        self.position = records.end
+        self._in_flight.emitted(records.end, len(records), records.nbytes)
+        return records
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class _RecordPartition(StatefulSourcePartition[EventBatch | Records, int]):
+    """Gives the engine what is there: a backlog is read and decoded beside it, few records are read when it asks."""
+
+    def __init__(self, opened: _OpenPartition, threads: Executor, decode: Callable[[Records], EventBatch]) -> None:
+        self._opened = opened
+        self._beginning: Records | None = None if opened.is_silent else opened.beginning
+        self._ahead = ReadAhead(threads, decode, opened.read)
         self._awake: datetime | None = None
 
-    def next_batch(self) -> list[Records]:
+    def next_batch(self) -> Sequence[EventBatch | Records]:
         self._awake = None
-        if self._opening is not None:
-            opening, self._opening = self._opening, None
-            return [opening]
-        if self._stopping.requested or (self._end is not None and self._position >= self._end):
-            raise StopIteration
-        if not self._in_flight.has_room():
-            self._awake = datetime.now(UTC) + _IDLE
-            return []
-        return self._read()
-
-    def _read(self) -> list[Records]:
+        if self._beginning is not None:
+            beginning, self._beginning = self._beginning, None
+            return [beginning]
+        is_busy = self._ahead.is_busy  # before the look at what is ready: the last batch is that before the end
         with announced():
-            records = self._reader.read(self._batch_records, _READ_SECONDS)
-        if records.end == records.start:
-            self._awake = datetime.now(UTC) + _IDLE
-            return []
-        self._position = records.end
-        self._in_flight.emitted(records.end, len(records), records.nbytes)
-        if len(records) < _FEW:  # all there is: a moment later there is a batch worth reading
-            self._awake = datetime.now(UTC) + _IDLE
+            if ready := self._ahead.take():
+                return ready
+            if is_busy:
+                return self._later()
+            if self._opened.is_done:
+                raise StopIteration
+            return self._read()
+
+    def _read(self) -> Sequence[EventBatch | Records]:
+        records = self._opened.read()
+        if records is None:
+            return self._later()
+        if len(records) >= _FEW:
+            self._ahead.begin(records)
+            return self._later()
+        self._later()  # they are all there is: a moment later there is a batch worth reading
         return [records]
+
+    def _later(self) -> Sequence[EventBatch | Records]:
+        self._awake = datetime.now(UTC) + _IDLE
+        return []
 
     def next_awake(self) -> datetime | None:
         return self._awake
 
     def snapshot(self) -> int:
-        return self._position
+        return self._opened.position
 
     def close(self) -> None:
-        self._reader.close()
+        self._ahead.end()
+        self._opened.close()

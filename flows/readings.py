@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from flows.decoding import Decoding
 from flows.in_flight import Limits, Progress
 from flows.reading import Reading, RecordSource
 from flows.run import Run
@@ -38,13 +39,13 @@ def readings_of(silver: Silver, run: Run) -> list[Reading | SnapshotReading]:
 
 
 def sources_of(
-    readings: Sequence[Reading | SnapshotReading], progress: Progress, stopping: Stopping
+    readings: Sequence[Reading | SnapshotReading], decode: Decoding, progress: Progress, stopping: Stopping
 ) -> list[RecordSource | SnapshotSource]:
     """Return the sources that read so: one for all records, one for each list of snapshots."""
     records = [reading for reading in readings if isinstance(reading, Reading)]
     snapshots = [reading for reading in readings if isinstance(reading, SnapshotReading)]
-    sources: list[RecordSource | SnapshotSource] = [RecordSource(records, progress, stopping)] if records else []
-    return [*sources, *(SnapshotSource(reading, progress, stopping) for reading in snapshots)]
+    sources: list[RecordSource | SnapshotSource] = [SnapshotSource(each, progress, stopping) for each in snapshots]
+    return [RecordSource(records, decode, progress, stopping), *sources] if records else sources
 
 
 def _reading(silver: Silver, stream: Kafka | EventLog, run: Run) -> Reading:

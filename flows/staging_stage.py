@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import polars as pl
 
-from flows.event_batch import Decoding, EventBatch, joined_ranges
+from flows.decoding import Decoding
+from flows.event_batch import EventBatch, joined_ranges
 from flows.lake import Lake
 from flows.learned import as_learned
 from flows.metrics import count_unmet

@@ -7,7 +7,6 @@ committed records only; no topic is ever created by reading; an offset that is g
 from importlib.util import find_spec
 
 from storage.errors import SourceError
-from storage.kafka_python import KafkaPythonTopic
 from storage.kafka_settings import KafkaSettings
 from storage.records import Topic
 
@@ -21,6 +20,8 @@ def kafka_topic(settings: KafkaSettings, name: str) -> Topic:
     """
     installed = find_spec("confluent_kafka") is not None
     if settings.client == "kafka-python" or (settings.client == "auto" and not installed):
+        from storage.kafka_python import KafkaPythonTopic  # noqa: PLC0415 - takes a quarter of a second, for few
+
         return KafkaPythonTopic(settings, name)
     if not installed:
         raise SourceError(

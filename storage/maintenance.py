@@ -3,7 +3,8 @@
 1. The owner calls `tick` after its commits. What takes long is done on a thread beside it, one thing at a time.
 2. A *checkpoint* is written every 50 commits.
 3. *Compaction* reads and writes beside the owner; the commit that puts the new file in place is the owner's own, made
-   at a later tick. Rows that were replaced meanwhile are marked in the new file's deletion vector.
+   at a later tick. Rows that were replaced meanwhile are marked in the new file's deletion vector. Then it rests four
+   times as long as it took: the more there is to do, the more is done at once, and merges keep their cores.
 4. A *sweep* removes files and log entries that no version within the retention needs.
 5. What fails is logged and tried again after a pause; the table is as right without it.
 
@@ -35,6 +36,7 @@ _log = logging.getLogger("goldwax")
 
 _CHECKPOINT_EVERY = 50  # commits
 _PAUSE = 60.0  # seconds after a failure
+_REST = 4.0  # times as long as a compaction took
 _SWEEPS = 4  # in the time of a retention
 _FIRST_SWEEP = 60.0  # seconds after the start
 _FRESH = 3_600.0  # seconds for which the file of a compaction cannot have been taken for an orphan
@@ -166,10 +168,12 @@ class Maintenance:
         return work
 
     def _compaction(self, chosen: Sequence[DataFile]) -> _Work:
-        began = time.time()
+        began, since = time.time(), time.monotonic()
 
         def work() -> _Done:
             compacted = compact(self._table.files, chosen, self._mover.read)
+            now = time.monotonic()
+            self._resume_at["a compaction"] = now + _REST * (now - since)
             return partial(self._move, compacted, began)
 
         return work

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from flows import EventLog, Json, Silver
-from flows.event_batch import Decoding, EventBatch, decode_records
+from flows.decoding import Decoding, decode_records
+from flows.event_batch import EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
 from flows.kpi import Kpi

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 
 from flows import EventLog, Json, Silver, Snapshots
-from flows.event_batch import Decoding, EventBatch, decode_records
+from flows.decoding import Decoding, decode_records
+from flows.event_batch import EventBatch
 from flows.history import History
 from flows.in_flight import InFlight, Limits, Progress
 from flows.lake import Lake

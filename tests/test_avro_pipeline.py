@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flows import Avro, Kafka, Silver
-from flows.event_batch import Decoding
+from flows.decoding import Decoding
 from flows.lake import Lake
 from flows.settings import Settings
 from flows.sources import schemas_of

@@ -54,6 +54,12 @@ class Kept:
         return len(DeltaTable(self.path).file_uris())
 
 
+@pytest.fixture(autouse=True)
+def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compactions of a few rows do not rest, but where a test says so."""
+    monkeypatch.setattr("storage.maintenance._REST", 0.0)
+
+
 @pytest.fixture(params=[True, False], ids=["vectors", "rewrite"])
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
     return Kept(tmp_path / "orders", vectors=request.param)
@@ -173,13 +179,13 @@ def test_an_append_only_table_is_compacted_without_keys(tmp_path: Path) -> None:
     uri = str(tmp_path / "log")
     table = OwnedTable(uri, declared(SCHEMA))
     rows: list[Row] = []
-    maintenance = Maintenance(table, table, HOUR)
+    maintained = Maintenance(table, table, HOUR)
     for number in range(40):
         rows.append((number, None))
         table.append(pl.DataFrame(rows[-1:], SCHEMA, orient="row"), Commit({"desk/0": number}))
-        maintenance.tick()
-        if maintenance._job:
-            wait([maintenance._job])
+        maintained.tick()
+        if maintained._job:
+            wait([maintained._job])
     assert len(table.data_files) <= 6
     assert_all_read(IN_PROCESS, uri, pl.DataFrame(rows, SCHEMA, orient="row"))
     again = Table(uri)
@@ -187,6 +193,21 @@ def test_an_append_only_table_is_compacted_without_keys(tmp_path: Path) -> None:
     assert Maintenance(again, again, HOUR).run() == Maintained(files, len(again.data_files), 0)
     table.append(pl.DataFrame([(99, None)], SCHEMA, orient="row"), Commit({"desk/0": 99}))
     assert_all_read(IN_PROCESS, uri, pl.DataFrame([*rows, (99, None)], SCHEMA, orient="row"))
+
+
+@pytest.mark.parametrize(("rest", "compactions"), [(0.0, 2), (1e9, 1)])
+def test_a_compaction_is_followed_by_a_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: float, compactions: int
+) -> None:
+    monkeypatch.setattr("storage.maintenance._REST", rest)
+    table = OwnedTable(str(tmp_path), declared(SCHEMA))
+    maintained = Maintenance(table, table, HOUR)
+    for number in range(8):
+        table.append(pl.DataFrame([(number, None)], SCHEMA, orient="row"), Commit({"desk/0": number}))
+        maintained.tick()
+        wait([maintained._job] if maintained._job else [])
+    maintained.tick()
+    assert operations(tmp_path).count("OPTIMIZE") == compactions
 
 
 def parquet_files(path: Path) -> set[str]:

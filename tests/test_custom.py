@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flows import Count, Custom, EventLog, Kpi, Silver
-from flows.event_batch import decode_records
+from flows.decoding import decode_records
 from flows.tables import staging_table
 from operators.custom_events import CustomDecodeError
 from operators.decode import Decoded, Decoder

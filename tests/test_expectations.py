@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from prometheus_client import REGISTRY
 
 from flows import Debezium, DeclarationError, EventLog, Expect, Json, Silver
-from flows.event_batch import Decoding, EventBatch
+from flows.decoding import Decoding
 from flows.lake import Lake
 from flows.staging_stage import StagingStage
 from flows.tables import silver_table, staging_table
@@ -302,7 +302,7 @@ def test_small_batches_decoded_together_do_not_mix_what_they_did_not_meet() -> N
         return Records("things", 0, start, start + len(values), offsets, offsets, [None] * len(values), values)
 
     parts = [part(0, value(0), value(1, name="a")), part(5, value(5, amount=-1), value(6, name="b", weight=50))]
-    batches: list[EventBatch] = step.rest(parts)
+    batches = step.rest(parts)
     assert [batch.unmet.select("_offset", "expectation").rows() for batch in batches] == [
         [(0, "named")],
         [(5, "named"), (5, "not_negative"), (6, "light")],

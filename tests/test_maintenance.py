@@ -55,6 +55,12 @@ def snapshot(path: Path) -> Snapshot:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compactions of a few rows do not rest."""
+    monkeypatch.setattr("storage.maintenance._REST", 0.0)
+
+
 def ticks(maintenance: Maintenance, times: int = 2) -> None:
     for _ in range(times):
         maintenance.tick()

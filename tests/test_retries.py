@@ -16,7 +16,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows import EventLog, Expect, Json, Pipeline, Silver, stage
-from flows.event_batch import Decoding, decode_records
+from flows.decoding import Decoding, decode_records
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.quarantine import Place, Quarantine, QuarantineError

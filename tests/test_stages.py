@@ -10,7 +10,8 @@ import pytest
 from deltalake import DeltaTable
 
 from flows import Count, EventLog, Json, Kpi, Pipeline, Silver
-from flows.event_batch import Decoding, EventBatch, decode_records
+from flows.decoding import Decoding, decode_records
+from flows.event_batch import EventBatch
 from flows.gold_stage import GoldStage
 from flows.in_flight import Progress
 from flows.lake import Lake
