@@ -18,7 +18,7 @@ demo: $(READY)
 	@$(BIN)/goldwax demo
 
 test: check
-	@$(BIN)/pytest -m "not slow"
+	@$(BIN)/pytest -m "not slow" -n auto --dist loadfile
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks

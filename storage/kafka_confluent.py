@@ -10,9 +10,9 @@ on, and a reader moves its position by them.
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -50,6 +50,8 @@ _UNKNOWN = frozenset({KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, 
 # Without a group these say nothing; librdkafka asks for a coordinator all the same.
 _OF_THE_GROUP = frozenset({KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.COORDINATOR_NOT_AVAILABLE})
 _ATTEMPT_SECONDS = 1.0
+_AGAIN_SECONDS = 0.1
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +195,23 @@ class _Client:
 
     def bounds(self, partition: int) -> tuple[int, int]:
         place = self._place(partition)
-        with self._asking("asking for offsets"):
-            first, end = self.consumer.get_watermark_offsets(place, self.settings.connect_seconds, cached=False)
+        wait = self.settings.connect_seconds
+        first, end = self._asked(
+            "asking for offsets", lambda: self.consumer.get_watermark_offsets(place, wait, cached=False)
+        )
         return first, end
 
     def offset_at(self, partition: int, timestamp_ms: int) -> int:
         place = self._place(partition, timestamp_ms)
-        with self._asking("looking up a timestamp"):
+
+        def look_up() -> int:
             found = self.consumer.offsets_for_times([place], self.settings.connect_seconds)[0]
             if found.error:
                 raise KafkaException(found.error)
-        return found.offset if found.offset >= 0 else self.bounds(partition)[1]
+            return int(found.offset)
+
+        offset = self._asked("looking up a timestamp", look_up)
+        return offset if offset >= 0 else self.bounds(partition)[1]
 
     def answers(self) -> bool:
         """Ask for a sign of life."""
@@ -214,8 +222,8 @@ class _Client:
         return True
 
     def unknown_topic(self) -> SourceError:
-        with self._asking("listing topics"):
-            existing = self.consumer.list_topics(timeout=self.settings.connect_seconds).topics
+        wait = self.settings.connect_seconds
+        existing = self._asked("listing topics", lambda: self.consumer.list_topics(timeout=wait).topics)
         return unknown_topic(self.topic, self.settings.place, existing)
 
     def unreachable(self, doing: str, seconds: float) -> SourceError:
@@ -249,12 +257,16 @@ class _Client:
                 raise self.settings.failed(doing, self._reported)
         raise self.unreachable(doing, self.settings.connect_seconds)
 
-    @contextlib.contextmanager
-    def _asking(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except KafkaException as error:
-            raise self.settings.failed(f"{doing} of topic {self.topic!r}", error.args[0]) from None
+    def _asked(self, doing: str, ask: Callable[[], _Answer]) -> _Answer:
+        """Return the answer; a busy broker may not know the partitions of a topic yet, and is asked again."""
+        deadline = time.monotonic() + self.settings.connect_seconds
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._UNKNOWN_PARTITION or time.monotonic() > deadline:
+                    raise self.settings.failed(f"{doing} of topic {self.topic!r}", error.args[0]) from None
+            time.sleep(_AGAIN_SECONDS)
 
     def _note(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

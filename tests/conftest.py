@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.downloads import UnavailableError
@@ -20,6 +21,9 @@ from tests.object_stores import (
 )
 from tests.readers import IN_PROCESS, ChangeReader, DataFusion, Reader
 from tests.spark_process import Spark, running_spark
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # what is slow is not wrong
+hypothesis.settings.load_profile("unhurried")
 
 
 @contextlib.contextmanager
