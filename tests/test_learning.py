@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators import learning
+from operators import learning, refusals
 from operators.decode import Decoder
 from operators.formats import PLACEHOLDER, Debezium, Json, JsonSchema
 from operators.known_fields import KnownFields
@@ -114,6 +114,18 @@ def test_a_value_that_no_column_can_hold_is_refused_and_its_record_teaches_nothi
     assert (columns, rows) == ({"fine": pl.String()}, [(1, None, "text")])
     expected = "expected a number, text, true or false, or an array of texts"
     assert refused == {0: f"field 'odd': received {json.dumps(value)}, {expected}"}
+
+
+@ALL_BUT_KEPT
+def test_a_value_of_an_unknown_field_may_be_nested_to_any_depth(kind: str) -> None:
+    plain = document({"id": 1, "odd": [[]]}, kind)
+    documents = [plain.replace(b"[[]]", b"[" * n + b"]" * n) for n in (2, 600, 5000)]
+    expected = "expected a number, text, true or false, or an array of texts"
+    assert [*settle_all(learner(kind), documents).refused.values()] == [
+        "field 'odd': received [[]], " + expected,
+        f"field 'odd': received {'[' * 100}…, {expected}",
+        refusals.DEEP,
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "_row", "^a$", "*", "a b", "a,b", "a;b", "{a}", "(a)", "a\nb", "a=b", "x" * 256])
