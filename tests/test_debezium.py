@@ -218,6 +218,14 @@ def test_a_delete_without_before_takes_the_key_of_the_record() -> None:
     ]
 
 
+def test_a_key_column_may_be_named_like_the_wrapper() -> None:
+    decoder = Decoder(parse_schema({"payload": "int64"}), ["payload"], None, Debezium())
+    keys = [b'{"payload": 1}', b'{"schema": {}, "payload": {"payload": 2}}', b'{"payload": "x"}', b'{"payload": {}}']
+    decoded = decoder.decode([*keys, *keys], [event("d")] * 4 + [event("d", wrapped=True)] * 4)
+    assert decoded.events["payload"].to_list() == [1, 2] * 2
+    assert decoded.rejects["_row"].to_list() == [2, 3, 6, 7]
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

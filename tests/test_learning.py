@@ -135,6 +135,14 @@ def test_a_name_that_no_column_can_have_is_refused(name: str) -> None:
     assert "expected a name that a column can have; rename it in the source" in refused[0]
 
 
+@ALL_BUT_KEPT
+def test_a_column_may_be_named_like_a_part_of_an_envelope(kind: str) -> None:
+    names = ["payload", "schema", "before", "after", "source"]
+    columns, rows, refused = learned({"id": 1, **dict.fromkeys(names, "x")}, {"id": 2, "payload": "y"}, kind=kind)
+    assert (columns, refused) == (dict.fromkeys(names, pl.String()), {})
+    assert rows == [(0, None, *["x"] * 5), (1, None, "y", *[None] * 4)]
+
+
 def test_names_that_delta_does_not_tell_apart_are_refused() -> None:
     columns, _, refused = learned({"Name": 1}, {"VALID_FROM": 1}, {"new": 1}, {"New": 1}, {"a": 1, "A": 1}, {"OP": "x"})
     assert columns == {"new": pl.Int64()}
