@@ -128,11 +128,13 @@ def test_a_value_of_an_unknown_field_may_be_nested_to_any_depth(kind: str) -> No
     ]
 
 
-@pytest.mark.parametrize("name", ["", "_row", "^a$", "*", "a b", "a,b", "a;b", "{a}", "(a)", "a\nb", "a=b", "x" * 256])
+@pytest.mark.parametrize(
+    "name", ["", "_row", "^a$", "*", "a b", "a,b", "a;b", "{a}", "(a)", "a\nb", "a=b", "x" * 256, "中" * 86]
+)
 def test_a_name_that_no_column_can_have_is_refused(name: str) -> None:
     columns, rows, refused = learned({"id": 1, name: 1}, {"id": 2, name: None})
     assert (columns, rows) == ({}, [(1, None)])
-    assert "expected a name that a column can have; rename it in the source" in refused[0]
+    assert "expected a name that a column can have, of at most 255 bytes; rename it in the source" in refused[0]
 
 
 @ALL_BUT_KEPT
@@ -150,6 +152,20 @@ def test_names_that_delta_does_not_tell_apart_are_refused() -> None:
     assert [reason.partition(", ")[2].partition(";")[0] for _, reason in sorted(refused.items())] == [
         f"{other} {name!r}" for name in ("name", "valid_from", "new", "a", "op")
     ]
+
+
+def test_the_longest_names_can_all_be_learned() -> None:
+    row = {f"{'中' * 84}{n:03}": n for n in range(MOST_COLUMNS)}
+    columns, rows, _ = learned(row, {"id": 2}, row)
+    assert [*columns] == [*row]
+    assert rows == [(0, None, *row.values()), (1, None, *[None] * MOST_COLUMNS), (2, None, *row.values())]
+
+
+@EVERY_FORMAT
+def test_more_declared_names_than_one_pattern_takes_change_nothing_but_the_time(kind: str) -> None:
+    ours = Learner({**DECLARED, **{f"{'x' * 250}{n}": pl.Int64() for n in range(400)}}, FORMATS[kind], may_learn=True)
+    settled = settle_all(ours, [document(row, kind) for row in ({"id": 1}, {"id": 2, "new": 5}, {"id": 3, "new": "x"})])
+    assert (settled.columns, settled.rows["new"].to_list(), [*settled.refused]) == ({"new": pl.Int64()}, [None, 5], [2])
 
 
 def test_a_flood_of_new_fields_is_bounded() -> None:
