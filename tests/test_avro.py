@@ -265,6 +265,33 @@ def test_datums_that_hold_themselves_are_read_up_to_a_depth() -> None:
     assert [row for row, *_ in decoded.rejects.rows()] == [1]
 
 
+def doubling(levels: int) -> list[object]:
+    """Return records without a byte, each of which holds the one before twice."""
+    return [record("A0")] + [record(f"A{i}", a=f"A{i - 1}", b=f"A{i - 1}") for i in range(1, levels)]
+
+
+@pytest.mark.parametrize(
+    ("types", "reason"),
+    [
+        (doubling(20), "received a record of 2097132 values, "),
+        ([record("A", a="A", b="A")], "received a record of endless values, "),
+        ([{"type": "fixed", "name": "F", "size": 10**20}], "received fixed 'F' of size 100000000000000000000, "),
+        ([{"type": "fixed", "name": "F", "size": -1}], "received fixed 'F' of size -1, "),
+    ],
+)
+def test_a_schema_that_cannot_be_read_in_time_costs_its_own_records_only(types: list[object], reason: str) -> None:
+    schema = record("R", flight="int", **{f"x{i}": each for i, each in enumerate(types)})
+    decoded = decode({1: schema, 2: PAIR}, framed(1, b"\2"), framed(2, WHOLE))
+    assert decoded.events["_row"].to_list() == [1]
+    assert decoded.rejects["reason"][0].startswith(f"schema id 1: {reason}")
+
+
+def test_a_table_of_very_many_columns_is_read() -> None:
+    wide = record("Wide", flight="int", **{f"c{i}": "int" for i in range(4095)}, more=["null", *doubling(3)])
+    decoded = decode({1: wide}, framed(1, datum("int", 7) * 4096 + b"\0"))
+    assert decoded.events["flight"].to_list() == [7]
+
+
 def test_arrays_of_nothing_cannot_hold_up_the_others() -> None:
     schema = record(
         "R", flight="int", nothing={"type": "array", "items": "null"}, stops={"type": "array", "items": "string"}
