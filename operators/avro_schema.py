@@ -6,11 +6,14 @@ type is ignored, as the specification says. Kafka Connect's converter writes wha
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
+_LIMIT = 2**31  # of sizes and precisions, which are an int in Avro's own implementations
+_MOST_VALUES = 10_000  # of a record; a table of MySQL has at most 4,096 columns
 _MEANINGS = {
     "int": {"date": "date", "time-millis": "time of day"},
     "long": {
@@ -61,7 +64,7 @@ class Node:
         return f"{self.kind} ({self.meaning})" if self.meaning else self.kind
 
     def may_be_empty(self, depth: int = 64) -> bool:
-        """Tell whether a value may take no byte at all; of a record that holds itself this is not asked further."""
+        """Tell whether a value may take no byte at all; of records nested deeper this is not asked."""
         if self.kind == "record":
             return depth > 0 and all(part.may_be_empty(depth - 1) for part in self.parts)
         return self.kind == "null" or (self.kind == "fixed" and not self.size)
@@ -74,7 +77,8 @@ def parse_schema(texts: Sequence[str]) -> Node:
     """
     parser = _Parser()
     try:
-        return [parser.node(json.loads(text), "") for text in texts][-1]
+        node = [parser.node(json.loads(text), "") for text in texts][-1]
+        parser.check()
     except RecursionError:
         raise AvroSchemaError("received a schema that is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -83,6 +87,7 @@ def parse_schema(texts: Sequence[str]) -> Node:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise AvroSchemaError(f"received no Avro schema ({type(error).__name__}: {error})") from None
+    return node
 
 
 class _Parser:
@@ -90,6 +95,17 @@ class _Parser:
 
     def __init__(self) -> None:
         self._named: dict[str, Node] = {}
+        self._records: list[Node] = []
+
+    def check(self) -> None:
+        """Check that no record takes long to read although it is short. Raises AvroSchemaError."""
+        known: dict[int, float] = {}
+        most = max((_values(node, known) for node in self._records), default=0)
+        if most > _MOST_VALUES:
+            raise AvroSchemaError(
+                f"received a record of {'endless' if math.isinf(most) else int(most)} values, records in records "
+                f"counted, expected at most {_MOST_VALUES}; let it hold some in an array, a map or a union"
+            )
 
     def node(self, declared: Any, namespace: str) -> Node:
         if isinstance(declared, list):
@@ -121,13 +137,28 @@ class _Parser:
             if not node.symbols:
                 raise AvroSchemaError(f"received enum {name!r} without symbols")
         elif kind == "fixed":
-            node.size = max(0, int(declared["size"]))
+            node.size = declared["size"]
+            if not isinstance(node.size, int) or not 0 <= node.size < _LIMIT:
+                raise AvroSchemaError(
+                    f"received fixed {name!r} of size {node.size}, expected bytes, less than {_LIMIT}"
+                )
             _annotated(node, declared)
         else:
+            self._records.append(node)
             inside = name.rpartition(".")[0]
             node.names = [str(each["name"]) for each in declared["fields"]]
             node.parts += [self.node(each["type"], inside) for each in declared["fields"]]
         return node
+
+
+def _values(node: Node, known: dict[int, float]) -> float:
+    """Return how many values are in a value, less those in unions, arrays and maps; endless where it holds itself."""
+    if node.kind != "record":
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        known[id(node)] = 1 + sum(_values(part, known) for part in node.parts)
+    return known[id(node)]
 
 
 def _annotated(node: Node, declared: Any) -> Node:
@@ -137,6 +168,6 @@ def _annotated(node: Node, declared: Any) -> Node:
         node.meaning = _MEANINGS[node.kind].get(str(logical)) or _OF_CONNECT.get(str(declared.get("connect.name")))
     elif node.kind in ("bytes", "fixed") and logical == "decimal":
         precision, scale = declared.get("precision"), declared.get("scale", 0)
-        if isinstance(precision, int) and isinstance(scale, int) and 0 <= scale <= precision:
+        if isinstance(precision, int) and isinstance(scale, int) and 0 <= scale <= precision < _LIMIT:
             node.meaning, node.scale = "decimal", scale
     return node

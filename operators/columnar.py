@@ -151,8 +151,9 @@ class _Arrays:
         return series
 
     def presence(self, path: Path) -> pl.Series:
-        """Return a mask of the documents that have something at `path`."""
-        return pl.Series(values=self._array(path).is_valid())
+        """Return a mask of the documents that have an object at `path`, which none has where a field is read."""
+        array = self._array(path)
+        return pl.Series(values=(array if pa.types.is_struct(array.type) else pa.nulls(len(array))).is_valid())
 
     def _array(self, path: Path) -> pa.Array:
         """Return what stands at `path`, or the nothing but NULL that stands above it."""

@@ -8,13 +8,13 @@ import polars as pl
 from operators.eager import constant
 from operators.events import Columns, Judged, judge
 from operators.formats import Custom
+from operators.instants import in_text, off_calendar
 from operators.json_batch import clip
-from operators.wire import Reading, beyond_calendar
+from operators.wire import Reading
 
 CUSTOM_SEQUENCE = "_sequence"
 """What `sequence_by` names when the function itself says what orders the events of a key."""
 
-_PER_DAY: dict[type[pl.DataType], int] = {pl.Date: 1, pl.Datetime: 86_400_000_000}
 _OPERATIONS = ("upsert", "delete", "truncate")
 
 
@@ -108,11 +108,8 @@ class CustomEvents:
         if values.dtype != dtype and not _is_safe(values.dtype, dtype):
             self._fail(f"column {values.name!r} of type {values.dtype}, expected {dtype}")
         cast = values.cast(dtype, strict=False)
-        bad = cast.is_null() & values.is_not_null()
-        if dtype.is_float():
-            bad = bad | (~cast.is_finite()).fill_null(value=False)
-        elif isinstance(dtype, pl.Date | pl.Datetime):
-            bad = bad | beyond_calendar(cast.to_physical(), _PER_DAY[type(dtype)])
+        beyond = (~cast.is_finite()).fill_null(value=False) if dtype.is_float() else off_calendar(cast)
+        bad = (cast.is_null() & values.is_not_null()) | beyond
         return Reading(cast, bad if bad.any() else None)
 
 
@@ -135,6 +132,6 @@ def _is_safe(found: pl.DataType, declared: pl.DataType) -> bool:
 
 def _of_misfit(values: pl.Series, bad: pl.Series, dtype: pl.DataType) -> pl.Series:
     places = bad.arg_true()
-    texts = values.gather(places).cast(pl.String)  # Python has no dates beyond the year 9999
+    texts = in_text(values.gather(places))
     shown = [f"column {values.name!r}: received {clip(text, 100)}, expected {dtype}" for text in texts]
     return pl.Series([None], dtype=pl.String).new_from_index(0, len(values)).scatter(places, shown)

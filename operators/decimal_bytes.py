@@ -3,6 +3,8 @@
 Format: ``org.apache.kafka.connect.data.Decimal`` and ``io.debezium.data.VariableScaleDecimal``.
 """
 
+from decimal import Decimal
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -44,31 +46,35 @@ def to_decimals(words: Words, null: Mask, precision: int, scale: int) -> pa.Arra
 
 def rescaled(content: pl.Series, scale: int | None, dtype: pl.Decimal) -> pl.Series:
     """Return the numbers that unscaled integers stand for at `scale`, NULL where `dtype` cannot hold one exactly."""
-    precision = dtype.precision or _MAX_DIGITS
+    nothing = pl.Series([None], dtype=dtype).new_from_index(0, len(content))
     if scale is None or scale < 0:
-        return pl.Series([None], dtype=dtype).new_from_index(0, len(content))
-    if scale > _MAX_DIGITS or (content.bin.size() > _WIDTH).any():  # one by one
-        texts = [None if each is None else _text(each, scale) for each in content]
-        return pl.Series([text and exactly(text, precision, dtype.scale) for text in texts], dtype=dtype)
-    same = scale == dtype.scale
-    words, bad = unscaled(content, precision if same else _MAX_DIGITS)
-    decimals = to_decimals(words, bad | content.is_null().to_numpy(), precision if same else _MAX_DIGITS, scale)
-    return series_of(decimals if same else _cast(decimals, pa.decimal128(precision, dtype.scale)))
+        return nothing
+    values = nothing if scale > _MAX_DIGITS else _at_once(content, scale, dtype)
+    left = (values.is_null() & content.is_not_null()).arg_true()
+    numbers = [_number(each, scale, dtype) for each in content.gather(left)]
+    return values.scatter(left, pl.Series(numbers, dtype=dtype)) if numbers else values
 
 
-def _text(content: bytes, scale: int) -> str:
-    if not 0 < len(content) <= _LONGEST:
-        return ""
-    return f"{int.from_bytes(content, 'big', signed=True)}e-{scale}"
-
-
-def _cast(decimals: pa.Array, declared: pa.Decimal128Type) -> pa.Array:
-    wide = decimals.cast(pa.decimal256(_WIDE, decimals.type.scale))  # rescaling a decimal128 may overflow unnoticed
+def _at_once(content: pl.Series, scale: int, dtype: pl.Decimal) -> pl.Series:
+    """Return the numbers, NULL for some more: those of more bytes or digits, all where one of them overflows."""
+    declared = pa.decimal128(dtype.precision or _MAX_DIGITS, dtype.scale)
+    precision = declared.precision if scale == dtype.scale else _MAX_DIGITS
+    words, bad = unscaled(content, precision)
+    decimals = to_decimals(words, bad | content.is_null().to_numpy(), precision, scale)
+    if scale == dtype.scale:
+        return series_of(decimals)
+    wide = decimals.cast(pa.decimal256(_WIDE, scale))  # rescaling a decimal128 may overflow unnoticed
     try:
-        return wide.cast(pa.decimal256(_WIDE, declared.scale)).cast(declared)
-    except pa.ArrowInvalid:  # one by one, to find which
-        texts = [None if value is None else str(value) for value in decimals.to_pylist()]
-        return pa.array([text and exactly(text, declared.precision, declared.scale) for text in texts], declared)
+        return series_of(wide.cast(pa.decimal256(_WIDE, dtype.scale)).cast(declared))
+    except pa.ArrowInvalid:
+        return series_of(pa.nulls(len(wide), declared))
+
+
+def _number(content: bytes, scale: int, dtype: pl.Decimal) -> Decimal | None:
+    if not 0 < len(content) <= _LONGEST:
+        return None
+    text = f"{int.from_bytes(content, 'big', signed=True)}e-{scale}"
+    return exactly(text, dtype.precision or _MAX_DIGITS, dtype.scale)
 
 
 def series_of(array: pa.Array) -> pl.Series:

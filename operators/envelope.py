@@ -13,13 +13,14 @@ from operators.json_values import Path
 from operators.look import Field
 
 _PAYLOAD = "payload"
+_WRAPPED = "_wrapped"  # names of fields have no leading underscore
 
 
 class EnvelopeReader:
-    """Reads fields whose paths are given as in the bare document; the frame has one more column, `payload`."""
+    """Reads fields whose paths are given as in the bare document; the frame has one more column, `_wrapped`."""
 
     def __init__(self, fields: Sequence[Field], sections: Mapping[str, Path]) -> None:
-        probe = {_PAYLOAD: (_PAYLOAD,)}
+        probe = {_WRAPPED: (_PAYLOAD,)}
         inner = [replace(field, path=(_PAYLOAD, *field.path)) for field in fields]
         self._bare = Reader(fields, {**sections, **probe})
         self._wrapped = Reader(inner, {**{name: (_PAYLOAD, *path) for name, path in sections.items()}, **probe})
@@ -38,7 +39,7 @@ class EnvelopeReader:
         rest = self._reader(wrapped=not wrapped).read([documents[i] for i in others])
         index = pl.Series(others, dtype=pl.UInt32)
         moved = rest.frame.with_columns(_row=index.gather(rest.frame["_row"]))
-        both = pl.concat([frame.filter(pl.col(_PAYLOAD) == wrapped), moved]).sort("_row")
+        both = pl.concat([frame.filter(pl.col(_WRAPPED) == wrapped), moved]).sort("_row")
         still = {row: reason for row, reason in refused.items() if row not in found}
         still |= {others[i]: reason for i, reason in rest.refused.items()}
         return Read(both, dict(sorted(still.items())))
@@ -50,9 +51,9 @@ class EnvelopeReader:
         self, documents: Sequence[bytes], frame: pl.DataFrame, refused: Mapping[int, str], *, wrapped: bool
     ) -> set[int]:
         """Return the documents that are not of the kind they were read as."""
-        others: list[int] = frame["_row"].filter(frame[_PAYLOAD] != wrapped).to_list()
+        others: list[int] = frame["_row"].filter(frame[_WRAPPED] != wrapped).to_list()
         if not refused:
             return {*others}
         probed = self._probe.read([documents[i] for i in refused]).frame
-        kinds = dict(zip(probed["_row"], probed[_PAYLOAD], strict=True))
+        kinds = dict(zip(probed["_row"], probed[_WRAPPED], strict=True))
         return {*others, *(i for at, i in enumerate(refused) if kinds.get(at, False) != wrapped)}

@@ -63,7 +63,8 @@ def _problem(condition: object, schema: Schema) -> str | None:
         return f"received a {type(condition).__name__}"
     try:
         shapes = filter(None, (_misshapen(condition, schema, height) for height in (0, 2)))
-        return next(shapes, None) or next(filter(None, map(_not_by_row, _parts(condition, schema))), None)
+        parts = (_not_by_row(part, schema) for part in _parts(condition, schema))
+        return next(shapes, None) or next(filter(None, parts), None)
     except PolarsError as error:
         return f"cannot be evaluated: {clip(str(error).partition(chr(10))[0])}"
 
@@ -84,10 +85,24 @@ def _parts(condition: pl.Expr, schema: Schema) -> Iterator[pl.Expr]:
         yield from _parts(each, schema)
 
 
-def _not_by_row(part: pl.Expr) -> str | None:
+def _not_by_row(part: pl.Expr, schema: Schema) -> str | None:
     """Say why a part of a condition is not one value of each row by itself: which rows come together is chance."""
     try:
         by_row = part.meta.is_row_separable() and (not part.meta.root_names() or part.meta.is_length_preserving())
     except PolarsError:  # for a Python function, a selector of columns, or an expression over the elements of a list
         return f"polars cannot tell whether {clip(str(part))} is of each row by itself"
-    return None if by_row else f"{clip(str(part))} is not of each row by itself, and which rows come together is chance"
+    if by_row and not _is_mistaken(part, schema):
+        return None
+    return f"{clip(str(part))} is not of each row by itself, and which rows come together is chance"
+
+
+def _is_mistaken(part: pl.Expr, schema: Schema) -> bool:
+    """Tell of a part that polars (2.1) wrongly takes for separable: `is_in` all values of a column, and samples."""
+    others = part.meta.pop(schema=schema)  # what the part is made of, its main input last
+    if not others:
+        return False
+    text, main, other = str(part), others[-1], others[0]
+    if text == f"{main}.is_in([{other}])" and other.meta.root_names():
+        value, values = pl.DataFrame(schema=schema).select(value=main, values=other).dtypes
+        return isinstance(value, pl.List | pl.Array) or not isinstance(values, pl.List | pl.Array)
+    return text.startswith(f"{main}.list.sample_")

@@ -1,12 +1,14 @@
 """JSON values of one document in plain Python, and where in the document they stand."""
 
 import json
+from collections.abc import Iterator
 
 from operators.json_batch import clip
 
 Path = tuple[str, ...]
 NOTHING = object()
 _LONGEST = 4300  # digits that Python turns into an int; more is an error
+_SHOWN = 100  # characters of a value in a message
 
 
 class Number(str):
@@ -49,16 +51,26 @@ def value_at(value: object, path: Path) -> object:
 
 
 def shown(value: object) -> str:
-    """Return a JSON value as text for a message."""
-    text = str(value) if isinstance(value, Number) else json.dumps(_bare(value), ensure_ascii=False)
-    return clip(text, 100)
+    """Return a JSON value as text for a message, cut to 100 characters."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > _SHOWN:
+            break
+    return clip(text, _SHOWN)
 
 
-def _bare(value: object) -> object:
-    if isinstance(value, Number):
-        return float(value)
+def _pieces(value: object) -> Iterator[str]:
+    """Yield the text of a value; at least a character a level, so whoever stops early goes no deeper than that."""
     if isinstance(value, list):
-        return [_bare(each) for each in value]
-    if isinstance(value, dict):
-        return {name: _bare(each) for name, each in value.items()}
-    return value
+        for i, each in enumerate(value):
+            yield ", " if i else "["
+            yield from _pieces(each)
+        yield "]" if value else "[]"
+    elif isinstance(value, dict):
+        for i, (name, each) in enumerate(value.items()):
+            yield f"{', ' if i else '{'}{json.dumps(name, ensure_ascii=False)}: "
+            yield from _pieces(each)
+        yield "}" if value else "{}"
+    else:
+        yield str(value) if isinstance(value, Number) else json.dumps(value, ensure_ascii=False)

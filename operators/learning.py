@@ -46,7 +46,7 @@ MOST_COLUMNS = 200
 """Columns that a table may learn: records that each have another field must not make a table of them."""
 
 _WINDOW = 4_000  # documents that are read again, at most, when a column is learned
-_LONGEST_NAME = 255
+_LONGEST_NAME = 255  # bytes; so all learned names are few enough for one pattern (`known_fields`)
 _NOT_IN_NAMES = frozenset(" ,;{}()=")  # what Delta's writers refuse without column mapping
 _INTEGERS: tuple[pl.DataType, ...] = (pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64())
 _CONNECT = ("int8", "int16", "int32", "int64")
@@ -155,7 +155,7 @@ class Learner:
         if not self._may_learn:
             return "declared fields only; declare it, or new_fields='add'"
         if not _is_name(name):
-            return "a name that a column can have; rename it in the source"
+            return f"a name that a column can have, of at most {_LONGEST_NAME} bytes; rename it in the source"
         if len(columns) >= MOST_COLUMNS:
             return f"one of at most {MOST_COLUMNS} learned columns; declare it"
         lower = name.lower()
@@ -184,7 +184,7 @@ class Learner:
 
 def _is_name(name: str) -> bool:
     """Tell whether Delta, and what we do with columns, can take a name."""
-    plain = name.isprintable() and not _NOT_IN_NAMES & {*name} and len(name) <= _LONGEST_NAME
+    plain = name.isprintable() and not _NOT_IN_NAMES & {*name} and len(name.encode()) <= _LONGEST_NAME
     return plain and name[:1] not in ("", "_", "^", "*")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from operators.events import Columns
+from operators.instants import in_text, off_calendar
 from operators.schema import Schema
 
 
@@ -65,7 +66,8 @@ def _each_key_once(rows: pl.DataFrame, columns: Columns) -> tuple[pl.DataFrame, 
 
 
 def _refused(rows: pl.DataFrame, raw: pl.DataFrame, reasons: pl.Series, columns: Columns) -> pl.DataFrame:
-    texts = [json.dumps(row, default=str) for row in raw.iter_rows(named=True)]
+    named = raw.with_columns(in_text(each) for each in raw if each.dtype.is_temporal())  # see `instants`
+    texts = [json.dumps(row, default=str) for row in named.iter_rows(named=True)]
     return rows.select(columns.keys).with_columns(pl.Series("raw", texts, pl.String), reasons.alias("reason"))
 
 
@@ -114,6 +116,8 @@ def _unfitting(part: pl.DataFrame, rows: pl.DataFrame) -> Iterator[pl.Expr]:
             yield pl.when(pl.col(name).is_null() & pl.col(_shadow(name)).is_not_null()).then(reason)
         if dtype.is_float() and not rows[name].is_finite().all():
             yield pl.when(~pl.col(name).is_finite()).then(reason)
+        if (off := off_calendar(rows[name])).any():
+            yield pl.when(pl.lit(off)).then(pl.lit(f"column {name!r}: received a value that is not in years 1 to 9999"))
 
 
 def _missing(name: str) -> pl.Expr:

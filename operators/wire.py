@@ -33,6 +33,7 @@ from operators.decimal_bytes import rescaled, series_of, to_decimals, unscaled
 from operators.decimal_text import at_a_glance, exactly, is_plain, parsed
 from operators.eager import constant
 from operators.formats import PLACEHOLDER, Debezium, Rows
+from operators.instants import DAYS, PER_DAY, beyond_calendar, calendar_range, off_calendar
 from operators.json_values import Number
 
 _TEXT = pa.large_string()
@@ -44,8 +45,6 @@ _DATE_TEXT = re.compile(r"(\d{4})-(\d\d)-(\d\d)Z?", re.ASCII)
 _MONTHS = 12
 _BEYOND_FLOAT = 2**1024
 _UTC = pl.Datetime("us", "UTC")
-_DAYS = (-719_162, 2_932_896)  # 0001-01-01 and 9999-12-31, what Python and every reader of Delta can name
-_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _MAX_SCALE = 38
 
@@ -169,31 +168,17 @@ def _blank(values: pl.Series, mask: pl.Series) -> pl.Series:
     return pl.select(pl.when(~mask).then(values)).to_series()
 
 
-def _calendar(per_day: int) -> tuple[int, int]:
-    """Return the first and the last integer in the calendar."""
-    first, last = _DAYS
-    return max(first * per_day, -(2**63)), min((last + 1) * per_day, 2**63) - 1
-
-
-def beyond_calendar(integers: pl.Series, per_day: int) -> pl.Series:
-    """Return a mask of the integers, so many a day since the epoch, that are no instant in years 1 to 9999."""
-    first, last = _calendar(per_day)
-    beyond = (integers < first) | (integers > last)
-    return beyond.fill_null(value=False) if integers.null_count() else beyond
-
-
 def _is_integer_in(bounds: tuple[int, int], value: object) -> bool:
     return _is_integer(value) and bounds[0] <= value <= bounds[1]
 
 
-def _read_instant(unit: str, instants: pl.Series) -> Reading:
-    bad = beyond_calendar(instants.to_physical(), _PER_DAY[unit])
-    return Reading(instants.cast(_UTC), bad)
+def _read_instant(instants: pl.Series) -> Reading:
+    return Reading(instants.cast(_UTC), off_calendar(instants))
 
 
 def read_integer_instant(unit: str, integers: pl.Series) -> Reading:
     """Read integers as instants, so many units since the epoch."""
-    bad = beyond_calendar(integers, _PER_DAY[unit])
+    bad = beyond_calendar(integers, PER_DAY[unit])
     safe = _blank(integers, bad) if bad.any() else integers
     if unit == "s":
         return Reading((safe * 1_000_000).cast(_UTC), bad)
@@ -203,12 +188,12 @@ def read_integer_instant(unit: str, integers: pl.Series) -> Reading:
 def _timestamps(unit: str) -> tuple[Wire, ...]:
     text = "an ISO 8601 timestamp"
     return (
-        Wire(text, pa.timestamp("us", "UTC"), partial(_is_instant, fine=False), _INSTANT_US),
-        Wire(text, pa.timestamp("ns", "UTC"), partial(_is_instant, fine=True), _INSTANT_NS),
+        Wire(text, pa.timestamp("us", "UTC"), partial(_is_instant, fine=False), _read_instant),
+        Wire(text, pa.timestamp("ns", "UTC"), partial(_is_instant, fine=True), _read_instant),
         Wire(
             f"{_UNIT_NAMES[unit]} of an instant in years 1 to 9999",
             pa.int64(),
-            partial(_is_integer_in, _calendar(_PER_DAY[unit])),
+            partial(_is_integer_in, calendar_range(PER_DAY[unit])),
             partial(read_integer_instant, unit),
         ),
     )
@@ -233,7 +218,7 @@ def _is_day(found: re.Match[str]) -> bool:
 
 def read_days(dates: pl.Series) -> Reading:
     """Read dates, whatever their year."""
-    return Reading(dates, beyond_calendar(dates.to_physical(), 1))
+    return Reading(dates, off_calendar(dates))
 
 
 def _read_date_text(text: pl.Series) -> Reading:
@@ -297,9 +282,7 @@ def _read_variable_scale(dtype: pl.Decimal, structs: pl.Series) -> Reading:
     return Reading(values, values.is_null() & parts["row"].is_in(present["row"].implode()))
 
 
-_INSTANT_US = partial(_read_instant, "us")
-_INSTANT_NS = partial(_read_instant, "ns")
 _DATE = (
-    Wire("days since the epoch, in years 1 to 9999", pa.date32(), partial(_is_integer_in, _DAYS), read_days),
+    Wire("days since the epoch, in years 1 to 9999", pa.date32(), partial(_is_integer_in, DAYS), read_days),
     Wire("a date YYYY-MM-DD", _TEXT, _is_date, _read_date_text),
 )

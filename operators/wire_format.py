@@ -47,4 +47,6 @@ def in_hex(data: bytes) -> str:
     >>> in_hex(b"\x00{}")
     'the bytes 00 7b 7d'
     """
+    if not data:
+        return "no bytes"
     return f"the bytes {data[:_SHOWN].hex(' ')}{'…' if len(data) > _SHOWN else ''}"

@@ -75,7 +75,7 @@ class SchemaRegistry:
 
     def _texts(self, answer: dict[str, Any], above: frozenset[str]) -> Iterator[str]:
         """Yield the texts of what a schema refers to, then its own."""
-        for path in _references(answer):
+        for path in self._references(answer):
             if path in above:
                 raise self._failed(path, "a schema that refers to itself")
             referred = self._ask(path)
@@ -86,6 +86,17 @@ class SchemaRegistry:
         if not isinstance(text, str):
             raise self._failed("a schema", f"{str(answer)[:200]}, expected a field `schema`")
         yield text
+
+    def _references(self, answer: dict[str, Any]) -> Iterator[str]:
+        """Yield where each schema is that another one refers to."""
+        found = answer.get("references") or []
+        for each in found if isinstance(found, list) else [found]:
+            subject, version = (each.get("subject"), each.get("version")) if isinstance(each, dict) else (None, None)
+            if not isinstance(subject, str) or not isinstance(version, int):
+                raise self._failed(
+                    "a schema", f"the reference {str(each)[:200]}, expected one with subject and version"
+                )
+            yield f"subjects/{quote(subject, safe='', errors='replace')}/versions/{version}"
 
     def _ask(self, path: str) -> dict[str, Any] | None:
         """Return the answer, None for "not found"; asks again while the registry cannot answer."""
@@ -122,7 +133,7 @@ class SchemaRegistry:
             raise self._failed(path, f"HTTP status {status}; {_LOGIN}")
         try:
             code = json.loads(body).get("error_code")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             code = None
         if status != _HTTP_NOT_FOUND or code not in _NOT_FOUND:
             raise self._failed(path, f"HTTP status {status} and not the answer of a schema registry; check the URL")
@@ -130,7 +141,7 @@ class SchemaRegistry:
     def _parsed(self, path: str, body: bytes) -> dict[str, Any]:
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise self._failed(path, "no JSON object; check that the URL is that of a schema registry")
@@ -145,11 +156,6 @@ class SchemaRegistry:
             f"for {path} (last reported: {reason}). Check that it runs and can be reached from here, then start again; "
             "no record was given up."
         )
-
-
-def _references(answer: dict[str, Any]) -> Iterator[str]:
-    for each in answer.get("references") or ():
-        yield f"subjects/{quote(str(each['subject']), safe='')}/versions/{int(each['version'])}"
 
 
 class _NoAnswerError(Exception):

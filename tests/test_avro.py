@@ -222,7 +222,7 @@ DAMAGED = [
     (framed(9, WHOLE), "schema id 9: the registry does not know it"),
     (framed(2**32 - 1, WHOLE), "schema id 4294967295: the registry does not know it"),
     (framed(3, WHOLE), "schema id 3: received a reference to 'nowhere', expected a type that is declared before"),
-    (framed(1, b""), f"invalid Avro: received the bytes , {DATUM}"),
+    (framed(1, b""), f"invalid Avro: received no bytes, {DATUM}"),
     (framed(1, WHOLE[:-1]), f"invalid Avro: received the bytes 02 04 55, {DATUM}"),
     (framed(1, WHOLE + b"\0"), f"invalid Avro: received the bytes 02 04 55 41 00, {DATUM}"),
     (framed(1, b"\2\x08UA"), f"invalid Avro: received the bytes 02 08 55 41, {DATUM}"),
@@ -247,7 +247,7 @@ def test_a_damaged_record_is_refused_alone(value: bytes, reason: str) -> None:
 def test_a_datum_that_ends_too_early_for_many_fields_is_refused() -> None:
     types = ["long", "double", "boolean", "float", "string", {"type": "fixed", "name": "Wide", "size": 99}]
     schema = record("Wide", flight="int", **{f"x{i}": types[min(i // 20, 5)] for i in range(101)})
-    for cut in range(8):
+    for cut in range(1, 8):
         decoded = decode({1: schema}, framed(1, b"\2" * cut))
         assert decoded.rejects["reason"].to_list() == [
             f"invalid Avro: received the bytes {('02 ' * cut).strip()}, expected one datum of schema id 1"
@@ -263,6 +263,33 @@ def test_datums_that_hold_themselves_are_read_up_to_a_depth() -> None:
     decoded = decode({1: tree}, nested(3), nested(5000), nested(0))
     assert decoded.events["_row"].to_list() == [0, 2]
     assert [row for row, *_ in decoded.rejects.rows()] == [1]
+
+
+def doubling(levels: int) -> list[object]:
+    """Return records without a byte, each of which holds the one before twice."""
+    return [record("A0")] + [record(f"A{i}", a=f"A{i - 1}", b=f"A{i - 1}") for i in range(1, levels)]
+
+
+@pytest.mark.parametrize(
+    ("types", "reason"),
+    [
+        (doubling(20), "received a record of 2097132 values, "),
+        ([record("A", a="A", b="A")], "received a record of endless values, "),
+        ([{"type": "fixed", "name": "F", "size": 10**20}], "received fixed 'F' of size 100000000000000000000, "),
+        ([{"type": "fixed", "name": "F", "size": -1}], "received fixed 'F' of size -1, "),
+    ],
+)
+def test_a_schema_that_cannot_be_read_in_time_costs_its_own_records_only(types: list[object], reason: str) -> None:
+    schema = record("R", flight="int", **{f"x{i}": each for i, each in enumerate(types)})
+    decoded = decode({1: schema, 2: PAIR}, framed(1, b"\2"), framed(2, WHOLE))
+    assert decoded.events["_row"].to_list() == [1]
+    assert decoded.rejects["reason"][0].startswith(f"schema id 1: {reason}")
+
+
+def test_a_table_of_very_many_columns_is_read() -> None:
+    wide = record("Wide", flight="int", **{f"c{i}": "int" for i in range(4095)}, more=["null", *doubling(3)])
+    decoded = decode({1: wide}, framed(1, datum("int", 7) * 4096 + b"\0"))
+    assert decoded.events["flight"].to_list() == [7]
 
 
 def test_arrays_of_nothing_cannot_hold_up_the_others() -> None:
@@ -370,21 +397,50 @@ def test_debezium_envelopes_come_in_avro_too() -> None:
     assert decoded.dropped.to_list() == [4, 8]
 
 
+@pytest.mark.parametrize("scale", [2, 4, 40])
+def test_a_decimal_of_any_length_costs_no_neighbour(scale: int) -> None:
+    schema = record("R", flight="int", fare={**FARE, "precision": 60, "scale": scale})
+    good = (125 * 10**scale // 100).to_bytes(20, "big")
+    contents = [b"", b"\1" * 17, b"\1" * 65, good, b"\1" * 999]
+    values = [framed(1, b"\2" + datum("bytes", each)) for each in contents]
+    for some in (values, *([each] for each in values)):
+        decoded = decode({1: schema}, *some)
+        assert decoded.events["fare"].to_list() == ([Decimal("1.25")] if values[3] in some else [])
+        assert decoded.rejects.height == len(some) - decoded.events.height
+    shown = [
+        "no bytes",
+        str(Decimal(f"{int.from_bytes(contents[1])}e-{scale}")),
+        f"the bytes {'01 ' * 20}".strip() + "…",
+    ]
+    assert decode({1: schema}, *values[:3]).rejects["reason"].to_list() == [
+        f"column 'fare': received {each}, expected a number that fits decimal(8, 2)" for each in shown
+    ]
+
+
 def test_decimals_with_a_scale_of_their_own_are_exact() -> None:
     number = record("VariableScaleDecimal", scale="int", value="bytes") | {"namespace": "io.debezium.data"}
     row = record("Value", flight="int", fare=["null", number])
     envelope = record("Envelope", op="string", after=["null", row])
-    parts = [(0, b"\x07"), (3, b"\x04\xe2"), (3, b"\x04\xe3"), (-1, b"\x01"), (2, b""), (50, b"\0"), None]
+    parts = [
+        (0, b"\x07"),
+        (3, b"\x04\xe2"),
+        (3, b"\x04\xe3"),
+        (-1, b"\x01"),
+        (2, b""),
+        (50, b"\0"),
+        None,
+        (3, b"\x01" * 65),
+    ]
     values = [
         datum(envelope, {"op": "c", "after": {"flight": 1, "fare": each and {"scale": each[0], "value": each[1]}}})
         for each in parts
     ]
     columns = parse_schema({"flight": "int32", "fare": "decimal(8, 2)"})
     decoder = Decoder(columns, ["flight"], None, Debezium(encoding="avro", registry=URL), schemas=known({1: envelope}))
-    decoded = decoder.decode([None] * 7, [framed(1, value) for value in values])
+    decoded = decoder.decode([None] * 8, [framed(1, value) for value in values])
     found = dict(decoded.events.select("_row", "fare").rows())
     assert found == {0: Decimal(7), 1: Decimal("1.25"), 5: Decimal(0), 6: None}
-    assert decoded.rejects["_row"].to_list() == [2, 3, 4]
+    assert decoded.rejects["_row"].to_list() == [2, 3, 4, 7]
     assert decoded.rejects["reason"][0] == ("column 'fare': received 1.251, expected a number that fits decimal(8, 2)")
 
 

@@ -147,21 +147,22 @@ def far(records: pl.DataFrame) -> pl.DataFrame:
             "_op": ["upsert"] * count,
             "id": [1] * count,
             "amount": pl.Series([None] * count, dtype=pl.Decimal(6, 2)),
-            "day": pl.Series([2932897, 0, 0, 0], dtype=pl.Int32).cast(pl.Date),
-            "at": pl.Series([0, 2**61, -(2**62), 0], dtype=pl.Int64).cast(pl.Datetime("us")),
-            "weight": [1.0, 1.0, 1.0, 1e300],
+            "day": pl.Series([2932897, 2**31 - 1, 0, 0, 0], dtype=pl.Int32).cast(pl.Date),
+            "at": pl.Series([0, 0, 2**61, -(2**63), 0], dtype=pl.Int64).cast(pl.Datetime("us")),
+            "weight": [1.0, 1.0, 1.0, 1.0, 1e300],
             "tags": [["a"]] * count,
         }
     )
 
 
 def test_values_that_mean_nothing_are_refused() -> None:
-    decoded = decode(far, b"", b"", b"", b"")
-    assert [reason.split(":")[0] for reason in decoded.rejects["reason"]] == [
-        "column 'day'",
-        "column 'at'",
-        "column 'at'",
-        "column 'weight'",
+    decoded = decode(far, *[b""] * 5)
+    assert [reason.partition(",")[0] for reason in decoded.rejects["reason"]] == [
+        "column 'day': received 2932897",
+        "column 'day': received 2147483647",
+        f"column 'at': received {2**61}",
+        f"column 'at': received {-(2**63)}",
+        "column 'weight': received 1e+300",
     ]
 
 

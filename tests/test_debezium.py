@@ -185,6 +185,7 @@ def test_precise_decimals_are_twos_complement_with_the_declared_scale(unscaled: 
     [
         *(base64_of(10**12), base64_of(-(10**12)), base64_of(1, length=17), "", "905.48", 905.48),
         *({"scale": 3, "value": base64_of(1)}, {"scale": 2}, {"scale": 99, "value": "AQ=="}),
+        {"scale": 99, "value": ""},
     ],
 )
 def test_a_precise_decimal_that_does_not_fit_is_rejected(price: object) -> None:
@@ -216,6 +217,14 @@ def test_a_delete_without_before_takes_the_key_of_the_record() -> None:
         f"{without}column 'id': received \"x\", expected an int64",
         "key column 'id': received NULL or nothing, expected a value",
     ]
+
+
+def test_a_key_column_may_be_named_like_the_wrapper() -> None:
+    decoder = Decoder(parse_schema({"payload": "int64"}), ["payload"], None, Debezium())
+    keys = [b'{"payload": 1}', b'{"schema": {}, "payload": {"payload": 2}}', b'{"payload": "x"}', b'{"payload": {}}']
+    decoded = decoder.decode([*keys, *keys], [event("d")] * 4 + [event("d", wrapped=True)] * 4)
+    assert decoded.events["payload"].to_list() == [1, 2] * 2
+    assert decoded.rejects["_row"].to_list() == [2, 3, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -275,6 +284,14 @@ def test_a_scaled_decimal_that_overflows_costs_no_neighbour() -> None:
         (2, Decimal(10).scaleb(-21)),
         (4, Decimal(10**20).scaleb(-38)),
     ]
+
+
+def test_a_scaled_decimal_is_the_same_beside_a_longer_one() -> None:
+    wide = Decoder(parse_schema({"id": "int64", "d": "decimal(38, 0)"}), ["id"], None, Debezium())
+    amounts = [(5, base64_of(10**38)), (5, base64_of(10**6, length=17)), (5, ""), (5, base64_of(10**6, length=65))]
+    events = [event(after={"id": i, "d": {"scale": s, "value": value}}) for i, (s, value) in enumerate(amounts)]
+    for some in (events, events[:1]):
+        assert wide.decode([None] * len(some), some).events["d"].to_list() == [10**33, 10][: len(some)]
 
 
 @pytest.mark.parametrize(

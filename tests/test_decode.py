@@ -22,6 +22,7 @@ from operators.decimal_text import perilous
 from operators.decode import Decoded, Decoder
 from operators.formats import PLACEHOLDER, Debezium, Format, Json, JsonSchema
 from operators.json_batch import tidy
+from operators.refusals import DEEP
 from operators.schema import DeclarationError, parse_schema
 
 COLUMNS = {
@@ -139,6 +140,7 @@ REFUSED = [
     wrong("landed_at", "9223372036854775807", INSTANT),
     wrong("stops", '"EWR"', "a list of strings"),
     wrong("stops", "[1]", "a list of strings"),
+    wrong("stops", '[1.50, {"a": [], "b": null, "é": [true, "\\"x"]}]', "a list of strings"),
 ]
 
 
@@ -178,6 +180,23 @@ def test_a_deep_document_is_read_whatever_its_neighbours_look_like() -> None:
         assert decode(*values).events.filter(flight=2)["landed_at"].to_list() == [
             datetime(1970, 1, 1, 0, 0, 0, 5000, tzinfo=UTC)
         ]
+
+
+@pytest.mark.parametrize("fmt", [Json(), Debezium()])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a": ', b"}")])
+def test_a_value_that_is_nested_to_any_depth_costs_its_own_record_only(
+    fmt: Format, opening: bytes, closing: bytes
+) -> None:
+    depths = [*range(100, 1100, 50), 5000]
+    rows = [b'{"flight": %d, "carrier": %s1%s}' % (n, opening * n, closing * n) for n in depths]
+    good = b'{"flight": 1}'
+    envelope = b'{"op": "c", "after": %s}' if isinstance(fmt, Debezium) else b"%s"
+    decoded = Decoder(FLIGHTS, ["flight"], None, fmt).decode(
+        [None] * (len(rows) + 1), [envelope % row for row in [*rows, good]]
+    )
+    assert decoded.events["flight"].to_list() == [1]
+    shown = (opening * 100).decode()[:100]
+    assert {*decoded.rejects["reason"]} == {DEEP, f"column 'carrier': received {shown}…, expected a string"}
 
 
 @pytest.mark.parametrize(

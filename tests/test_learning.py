@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators import learning
+from operators import learning, refusals
 from operators.decode import Decoder
 from operators.formats import PLACEHOLDER, Debezium, Json, JsonSchema
 from operators.known_fields import KnownFields
@@ -116,11 +116,33 @@ def test_a_value_that_no_column_can_hold_is_refused_and_its_record_teaches_nothi
     assert refused == {0: f"field 'odd': received {json.dumps(value)}, {expected}"}
 
 
-@pytest.mark.parametrize("name", ["", "_row", "^a$", "*", "a b", "a,b", "a;b", "{a}", "(a)", "a\nb", "a=b", "x" * 256])
+@ALL_BUT_KEPT
+def test_a_value_of_an_unknown_field_may_be_nested_to_any_depth(kind: str) -> None:
+    plain = document({"id": 1, "odd": [[]]}, kind)
+    documents = [plain.replace(b"[[]]", b"[" * n + b"]" * n) for n in (2, 600, 5000)]
+    expected = "expected a number, text, true or false, or an array of texts"
+    assert [*settle_all(learner(kind), documents).refused.values()] == [
+        "field 'odd': received [[]], " + expected,
+        f"field 'odd': received {'[' * 100}…, {expected}",
+        refusals.DEEP,
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "_row", "^a$", "*", "a b", "a,b", "a;b", "{a}", "(a)", "a\nb", "a=b", "x" * 256, "中" * 86]
+)
 def test_a_name_that_no_column_can_have_is_refused(name: str) -> None:
     columns, rows, refused = learned({"id": 1, name: 1}, {"id": 2, name: None})
     assert (columns, rows) == ({}, [(1, None)])
-    assert "expected a name that a column can have; rename it in the source" in refused[0]
+    assert "expected a name that a column can have, of at most 255 bytes; rename it in the source" in refused[0]
+
+
+@ALL_BUT_KEPT
+def test_a_column_may_be_named_like_a_part_of_an_envelope(kind: str) -> None:
+    names = ["payload", "schema", "before", "after", "source"]
+    columns, rows, refused = learned({"id": 1, **dict.fromkeys(names, "x")}, {"id": 2, "payload": "y"}, kind=kind)
+    assert (columns, refused) == (dict.fromkeys(names, pl.String()), {})
+    assert rows == [(0, None, *["x"] * 5), (1, None, "y", *[None] * 4)]
 
 
 def test_names_that_delta_does_not_tell_apart_are_refused() -> None:
@@ -130,6 +152,20 @@ def test_names_that_delta_does_not_tell_apart_are_refused() -> None:
     assert [reason.partition(", ")[2].partition(";")[0] for _, reason in sorted(refused.items())] == [
         f"{other} {name!r}" for name in ("name", "valid_from", "new", "a", "op")
     ]
+
+
+def test_the_longest_names_can_all_be_learned() -> None:
+    row = {f"{'中' * 84}{n:03}": n for n in range(MOST_COLUMNS)}
+    columns, rows, _ = learned(row, {"id": 2}, row)
+    assert [*columns] == [*row]
+    assert rows == [(0, None, *row.values()), (1, None, *[None] * MOST_COLUMNS), (2, None, *row.values())]
+
+
+@EVERY_FORMAT
+def test_more_declared_names_than_one_pattern_takes_change_nothing_but_the_time(kind: str) -> None:
+    ours = Learner({**DECLARED, **{f"{'x' * 250}{n}": pl.Int64() for n in range(400)}}, FORMATS[kind], may_learn=True)
+    settled = settle_all(ours, [document(row, kind) for row in ({"id": 1}, {"id": 2, "new": 5}, {"id": 3, "new": "x"})])
+    assert (settled.columns, settled.rows["new"].to_list(), [*settled.refused]) == ({"new": pl.Int64()}, [None, 5], [2])
 
 
 def test_a_flood_of_new_fields_is_bounded() -> None:

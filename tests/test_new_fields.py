@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_quarantined_as_it_was_read_and_costs_no_other(
         "column 'n': received 1.5, expected an int64",
         "column 'n': received {\"a\": 1}, expected an int64",
         f"field 'N': received 1, expected {other}; rename it in the source",
-        "field '_n': received 1, expected a name that a column can have; rename it in the source",
+        "field '_n': received 1, expected a name that a column can have, of at most 255 bytes; rename it in the source",
     ]
     staged = table(tmp_path, "staging")
     assert staged["_op"].to_list() == ["upsert", *["quarantined"] * 6, "upsert"]

@@ -54,6 +54,15 @@ def test_references_come_first_each_after_its_own(registry: Registry) -> None:
         client(registry).texts(missing)
 
 
+@pytest.mark.parametrize(
+    "references", [[{"subject": "x", "version": "latest"}], [{"name": "x", "version": 1}], ["x"], 5, {"subject": "x"}]
+)
+def test_a_reference_to_no_version_of_a_subject_is_the_registrys_fault(registry: Registry, references: object) -> None:
+    registry.schemas.append({"schema": '"int"', "references": references})
+    with pytest.raises(RegistryError, match=r"received the reference .*, expected one with subject and version"):
+        client(registry).texts(1)
+
+
 def test_a_failing_registry_is_asked_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     number = registry.register("orders-value", ORDER)
     registry.failures = [500, 503, 429]

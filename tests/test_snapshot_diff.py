@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pytest
@@ -101,3 +102,29 @@ def test_other_columns_are_refused_as_a_whole(
 def test_a_row_without_its_own_sequence_is_refused() -> None:
     read = snapshot_rows([pl.DataFrame({"id": [1, 2], "at": [5, None]})], columns("at", at="int64"))
     assert (read.rows["id"].to_list(), read.refused["id"].to_list()) == ([1], [2])
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
+def test_an_instant_beyond_the_calendar_is_refused_wherever_it_stands(unit: Any, zone: str | None) -> None:
+    far = [400_000_000_000_000_000, -400_000_000_000_000_000, 2**63 - 1, -(2**63)]  # in ns, all are of the calendar
+    found = pl.DataFrame({"id": [*range(5), None], "at": [0, *far, far[0]]})
+    found = found.with_columns(pl.col("at").cast(pl.Datetime(unit)).dt.replace_time_zone("UTC"))
+    if zone is None:
+        found = found.with_columns(pl.col("at").dt.replace_time_zone(None))
+    elif zone != "UTC":
+        found = found.with_columns(pl.col("at").dt.convert_time_zone(zone))
+    read = snapshot_rows([found], columns(at="timestamp"))
+    assert read.rows["id"].to_list() == ([0, 1, 2, 3, 4] if unit == "ns" else [0])
+    assert read.refused["id"].to_list() == ([None] if unit == "ns" else [1, 2, 3, 4, None])
+
+
+def test_a_refused_row_is_told_whatever_its_dates_are() -> None:
+    dates = pl.Series([0, -719_163, 2_932_897, 2**31 - 1, -(2**31)], dtype=pl.Int32).cast(pl.Date)
+    read = snapshot_rows([pl.DataFrame({"id": [1, 2, 3, 4, 5], "on": dates})], columns(on="date"))
+    assert read.rows["id"].to_list() == [1]
+    reason = "column 'on': received a value that is not in years 1 to 9999"
+    assert read.refused.rows() == [
+        (key, f'{{"id": {key}, "on": "{days}"}}', reason)
+        for key, days in ((2, -719_163), (3, 2_932_897), (4, 2**31 - 1), (5, -(2**31)))
+    ]
