@@ -110,7 +110,7 @@ class _Restaging:
             rows = self._rows(table, file)
             again = rows.filter(pl.col("_retried").is_not_null(), pl.col("_op") != "quarantined")
             self._went_in = pl.concat([self._went_in, again.select(POSITION.names())])
-            lacks = lacking(rows, keys, _one(sequence), resequenced=self._resequenced)
+            lacks = lacking(rows, keys, _one(self._old), _one(sequence))
             found.update(f"{op}s without {name}" for op, name in lacks.select("_op", "lacks").iter_rows())
             examples += [_place(lacks)] if lacks.height else []
         if found:
