@@ -32,6 +32,8 @@ from flows.silver import Silver
 from flows.silver_stage import SilverStage
 from flows.stage import advance
 from flows.tables import ambiguous_table, side_table, silver_table
+from operators.avro_reader import Schemas
+from operators.readers import unknown
 from storage.errors import HoleError
 from storage.ledger import REBUILT, Ledgers
 from storage.owned_table import Commit, OwnedTable, read_positions, topic_positions
@@ -74,16 +76,16 @@ class _Shadow(Lake):
         return f"{silver}{SIDE}_{self.token}"
 
 
-def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | None:
+def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell, schemas: Schemas = unknown) -> Rebuilt | None:
     """Make a Silver table anew; None when there is none, and staging is ready for the pipeline to make it.
 
-    `tell` gets a line now and then. Raises CannotRebuildError, StorageError; then call it again. Of two at a time, the
-    one that began first stops with an error.
+    `tell` gets a line now and then; `schemas` gives the Avro schemas of ids. Raises CannotRebuildError, StorageError;
+    then call it again. Of two at a time, the one that began first stops with an error.
     """
     silver = as_learned(silver, lake)
     is_there = _check(silver, lake, pipeline)
     _clear(silver, lake, pipeline, is_there=is_there)
-    restage(silver, lake, pipeline)
+    restage(silver, lake, pipeline, schemas)
     if not is_there:
         return None
     shadow = _Shadow(lake.root)

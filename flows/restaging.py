@@ -19,6 +19,7 @@ from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
 from flows.tables import staging_table
+from operators.avro_reader import Schemas
 from operators.events import SequenceBy
 from operators.restaging import lacking, resequenced
 from storage.definition import Terms, differences, made_by
@@ -38,7 +39,7 @@ class CannotRebuildError(Exception):
     """Something stands in the way of a rebuild, as staging that has not what the rows need; Silver is as it was."""
 
 
-def restage(silver: Silver, lake: Lake, pipeline: str) -> None:
+def restage(silver: Silver, lake: Lake, pipeline: str, schemas: Schemas) -> None:
     """Make the staging table what the declaration would have staged. Raises CannotRebuildError, StorageError."""
     uri, declaration = lake.staging(silver.name), staging_table(silver, pipeline)
     snapshot = read_snapshot(uri)
@@ -49,7 +50,7 @@ def restage(silver: Silver, lake: Lake, pipeline: str) -> None:
         OwnedTable(uri, declaration)  # which adds columns that are declared now
         return
     made = _made_by(uri, snapshot, declaration)
-    restaging = _Restaging(uri, lake.quarantine(silver.name), silver, declaration, made)
+    restaging = _Restaging(silver, schemas, lake, declaration, made)
     restaging.look(Table(uri))
     new = Swap(declaration, restaging.edit, Commit({}))
     advance(lambda: swap(uri, new), lambda: None)
@@ -75,9 +76,10 @@ def _made_by(uri: str, snapshot: Snapshot, declaration: Declaration) -> Terms:
 class _Restaging:
     """Looks at the files of one staging table and writes them anew, each once, however often the commit is tried."""
 
-    def __init__(self, uri: str, quarantine: str, silver: Silver, declaration: Declaration, made: Terms) -> None:
-        self._uri, self._quarantine, self._silver, self._declaration = uri, quarantine, silver, declaration
-        self._schema, self._decoder = polars_schema(declaration.schema_text), silver.decoder()
+    def __init__(self, silver: Silver, schemas: Schemas, lake: Lake, declaration: Declaration, made: Terms) -> None:
+        self._uri, self._quarantine = lake.staging(silver.name), lake.quarantine(silver.name)
+        self._silver, self._decoder = silver, silver.decoder(schemas)
+        self._declaration, self._schema = declaration, polars_schema(declaration.schema_text)
         old = made.get("sequence_by")
         self._old: SequenceBy = old if old is None or isinstance(old, str) else tuple(old)
         self._resequenced = self._old != silver.sequence_by
