@@ -226,6 +226,31 @@ def test_rows_with_a_sequence_of_their_own_keep_it_and_a_delete_takes_only_the_r
     assert current(tmp_path, "lsn", "kind") == {2: (6, "a"), 3: (21, "c"), 5: (30, "b")}
 
 
+def test_a_key_that_comes_back_at_the_sequence_it_was_deleted_at_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At one sequence a delete wins."""
+    types = {"id": pl.Int64(), "kind": pl.String(), "note": pl.String(), "lsn": pl.Int64()}
+    initial = Snapshots(str(tmp_path / "exports"), versions="v={integer}.parquet")
+    schema = {**SCHEMA, "lsn": "int64"}
+    silver = Silver("things", source=STREAM, initial=initial, schema=schema, keys=["id"], sequence_by="lsn")
+    states: list[State] = [
+        {1: (*A, 5), 2: (*A, 5), 3: (*A, 5), 4: (*A, 5)},
+        {1: (*A, 5)},
+        {1: (*B, 6), 2: (*A, 5), 3: (*A, 6), 4: (*A, 4)},
+    ]
+    for version, state in enumerate(states):
+        write_snapshot(tmp_path / f"exports/v={version}.parquet", state, types)
+    take(silver, tmp_path)
+    assert current(tmp_path, "lsn") == {1: (6,), 3: (6,)}
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == (
+        f"{tmp_path}/exports: snapshot v=2.parquet: 2 rows do not come back, the first of id=2: their sequence is not "
+        "above the one at which an earlier snapshot lost them, and at one sequence a delete wins. Give rows that come "
+        "back a greater one"
+    )
+
+
 @pytest.mark.parametrize(
     ("pattern", "names", "dtype", "expected"),
     [
