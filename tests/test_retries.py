@@ -237,6 +237,24 @@ def test_deletes_that_come_again_are_honoured_when_silver_has_them_and_not_befor
         assert found.select("version", "valid_from", "valid_to").rows() == [(1, 1, 500), (900, 900, None)]
 
 
+@HISTORIES
+def test_a_pair_with_a_record_that_comes_again_is_listed_once_though_its_merge_failed(
+    history: History, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    narrow, mended = (things(history, "version", mended=each) for each in (False, True))
+    values = [b'{"op": "upsert", "id": 0, "version": 5, "size": %d}' % size for size in (1, 300)]
+    line = Line(lake, narrow)
+    for most in (1, 2):
+        line.feed([values, []], most)
+    retry(lake, narrow)
+    line = Line(lake, mended)
+    with fault("lost", at=lake / "silver/things", times=2):
+        line.read_requests()
+    listed = pl.read_delta(str(lake / "ambiguous/things")).select("size", "_offset", "_other_size", "_other_offset")
+    assert listed.rows() == [(300, 1, 1, 0)]
+
+
 def test_one_record_of_one_partition_comes_again_and_no_other(tmp_path: Path) -> None:
     lake, partitions = tmp_path / "lake", events(3)
     narrow, mended = (things("scd1", None, mended=each) for each in (False, True))
