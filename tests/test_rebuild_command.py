@@ -159,6 +159,26 @@ def test_what_staging_cannot_make_is_refused_and_everything_left_as_it_was(
     check(lake, before)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({}, {"source": EventLog("others", format=Json(operation="op"))}, "topic: made with things, declared others"),
+        ({}, {"source": EventLog("things", format=Json())}, "format: made with"),
+        ({}, {"ignore_null_updates": ["note"], "history": "scd2"}, "ignore_null_updates: made with None"),
+        ({}, {"sequence_by": ["version", "id"]}, "sequence_by: made with version, declared"),
+        ({"sequence_by": ["version", "id"]}, {}, "sequence_by: made with"),
+    ],
+)
+def test_a_rebuild_is_offered_only_for_what_it_can_change(
+    before: Mapping[str, Any], after: Mapping[str, Any], told: str, tmp_path: Path
+) -> None:
+    lake, declared = made(tmp_path, things(**before), [thing(1, 1)]), things(**after)
+    with pytest.raises(TableMismatchError, match=f"{told}.*as it was, or move the staging, quarantine and Silver"):
+        check(lake, declared)
+    with pytest.raises(CannotRebuildError, match=f"other events would be staged .*{told}"):
+        rebuilt(lake, declared)
+
+
 def test_records_that_are_refused_by_both_declarations_stay_in_quarantine(tmp_path: Path) -> None:
     lake = made(tmp_path / "lake", things(), [thing(1, 1), b"{", b'{"op": "upsert"}'])
     assert rebuilt(lake, things(sequence_by=None))
