@@ -17,6 +17,7 @@ from flows.restaging import CannotRebuildError
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.snapshot_step import PARTITION
+from flows.sources import schemas_of
 from flows.table_facts import COUNTS, TableFacts, table_facts, table_places, table_version
 from operators.schema import DeclarationError, did_you_mean
 from storage.errors import StorageError
@@ -120,8 +121,9 @@ def _quarantine(options: argparse.Namespace) -> None:
 def _rebuild(module: str, name: str) -> None:
     pipeline = load_pipeline(module)
     silver = _silver_named(pipeline, name)
-    lake = pipeline.lake_of(Settings.from_environment())
-    done = rebuild(silver, lake, pipeline.name, _say)
+    settings = Settings.from_environment()
+    lake = pipeline.lake_of(settings)
+    done = rebuild(silver, lake, pipeline.name, _say, schemas_of(silver.format, settings))
     if done is None:
         _say(f"silver {name}: not there yet; the pipeline makes it from staging when it runs")
         return

@@ -24,7 +24,6 @@ from flows.sources import schemas_of
 from flows.stage_logic import StageLogic
 from flows.staging_stage import StagingStage
 from flows.stopping import Stopping
-from operators.readers import unknown
 from storage.owned_table import read_positions
 from storage.records import Records
 
@@ -67,8 +66,7 @@ def _keep_silver(flow: Dataflow, silver: Silver, run: Run, stopping: Stopping) -
 
 
 def _decoding(silver: Silver, run: Run) -> Decoding:
-    schemas = schemas_of(silver.stream.format, run.settings) if silver.stream else unknown
-    return Decoding(partial(silver.decoder, schemas), silver.schema)
+    return Decoding(partial(silver.decoder, schemas_of(silver.format, run.settings)), silver.schema)
 
 
 def _read(flow: Dataflow, name: str, sources: Sequence[RecordSource | SnapshotSource]) -> Stream[EventBatch | Records]:

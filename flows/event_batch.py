@@ -39,9 +39,10 @@ def staging_schema(declared: Schema, sequence: pl.DataType = _NUMBER) -> pl.Sche
     """Return the columns of a staging table: one row for each record read, whatever became of it.
 
     `_op` is "upsert", "delete" or "truncate", "quarantined" for a record that could not become a row, "dropped"
-    for one that rightly carries no event. `_changed_at` is when the record was written to its log. A record that was
-    sent in again has one more row, with the position it had, and the number of the request in `_retried`. `sequence` is
-    the type of `_sequence`, as it is stored (`operators.sequences`).
+    for one that rightly carries no event. `_sequence` of these two is the position, or the version of the snapshot, and
+    stays so. `_changed_at` is when the record was written to its log. A record that was sent in again has one more row,
+    with the position it had, and the number of the request in `_retried`. `sequence` is the type of `_sequence`, as it
+    is stored (`operators.sequences`).
     """
     return pl.Schema(
         {

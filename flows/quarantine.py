@@ -25,7 +25,7 @@ from storage.staging import retry_partition, retry_topic
 _PLACE = POSITION.names()
 _ABOUT = [*_PLACE, "_changed_at", "_retried", "stage", "reason"]
 _RAW = ("decode", "expectation", NEW_FIELDS)  # the stages where the raw record is at hand
-_POSITION = re.compile(r"([^/]+)/(\d+)/(\d+)")
+_POSITION = re.compile(r"([^/]+)/(-?\d+)/(\d+)")  # -1 is the partition of snapshots
 _REQUEST_RECORDS = 10_000
 _REQUEST_BYTES = 32 * 2**20
 
@@ -105,7 +105,7 @@ class Quarantine:
         if not (others := without_raw(found)).is_empty():
             raise QuarantineError(
                 f"{place_of(others)} was quarantined at stage {others['stage'][0]!r}, where its raw record is not "
-                f"known; a retry is for records of stage {' or '.join(map(repr, _RAW))}. Its event is in staging"
+                f"known; a retry is for records of stage {' or '.join(map(repr, _RAW))}"
             )
         return found
 

@@ -63,7 +63,7 @@ def _reading(silver: Silver, stream: Kafka | EventLog, run: Run) -> Reading:
 
 def _retrying(silver: Silver, reading: Reading, run: Run) -> Reading:
     """Say how to read the records that are sent in again: from where staging stands, as one more partition."""
-    requests = RetryRequests(run.lake.retries(silver.name), retry_topic(silver.name))
+    requests = RetryRequests(run.lake.retries(silver.name), retry_topic(silver.name), reading.topic.name)
     staging, name = run.lake.staging(silver.name), retry_partition(silver.name)
 
     def position(_: int) -> int:

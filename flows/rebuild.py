@@ -4,12 +4,13 @@
 2. *Staging* is brought to the keys and the sequence that are declared now, where they changed (`flows.restaging`).
 3. *Derive.* A shadow of the table is made from all that is staged, by the same stage that keeps Silver. What no row
    shows goes beside it, under a name of its own.
-4. *Copy* the rows of the shadow to data files of the table, which nobody sees yet.
-5. *Swap.* One commit puts these rows, their columns, definition and positions, and the name of the table beside them,
-   in the place of what was (`storage.table_swap`). Older versions stay readable; a pipeline that still runs by the old
-   declaration is fenced. The table has a new id, by which Gold tables see that they must be made anew.
-6. *Clear* the shadow. Ambiguous pairs that were listed stay, unless their sequences are of another type now: then those
-   that the rebuild met take their place.
+4. *List* the ambiguous pairs that the shadow met in the place of those that are listed, in one commit; before 5, as
+   pairs are before any commit they come from.
+5. *Swap.* The rows of the shadow are copied to data files of the table, which nobody sees yet. One commit puts these
+   rows, their columns, definition and positions, and the name of the table beside them, in the place of what was
+   (`storage.table_swap`). Older versions stay readable; a pipeline that still runs by the old declaration is fenced.
+   The table has a new id, by which Gold tables see that they must be made anew.
+6. *Clear* the shadow.
 
 A run that ends before 5 leaves the Silver table as it was; after 2, staging is for the new declaration already, and the
 pipeline refuses to run until the next attempt, which starts over, is through. What comes to staging after 3 looked, the
@@ -17,7 +18,7 @@ pipeline merges when it runs next.
 """
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -31,13 +32,15 @@ from flows.silver import Silver
 from flows.silver_stage import SilverStage
 from flows.stage import advance
 from flows.tables import ambiguous_table, side_table, silver_table
-from storage.errors import HoleError, TableMismatchError
+from operators.avro_reader import Schemas
+from operators.readers import unknown
+from storage.errors import HoleError
 from storage.ledger import REBUILT, Ledgers
 from storage.owned_table import Commit, OwnedTable, read_positions, topic_positions
 from storage.positions import Range
 from storage.staging import retry_topic, staged_ranges
 from storage.table import Edit, Table
-from storage.table_declaration import check_pipeline, check_table, is_current, read_snapshot
+from storage.table_declaration import Declaration, check_pipeline, is_current, read_snapshot
 from storage.table_removal import remove_table, tables_at
 from storage.table_swap import Swap, live_parts, swap
 
@@ -73,23 +76,22 @@ class _Shadow(Lake):
         return f"{silver}{SIDE}_{self.token}"
 
 
-def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell) -> Rebuilt | None:
+def rebuild(silver: Silver, lake: Lake, pipeline: str, tell: Tell, schemas: Schemas = unknown) -> Rebuilt | None:
     """Make a Silver table anew; None when there is none, and staging is ready for the pipeline to make it.
 
-    `tell` gets a line now and then. Raises CannotRebuildError, StorageError; then call it again. Of two at a time, the
-    one that began first stops with an error.
+    `tell` gets a line now and then; `schemas` gives the Avro schemas of ids. Raises CannotRebuildError, StorageError;
+    then call it again. Of two at a time, the one that began first stops with an error.
     """
     silver = as_learned(silver, lake)
     is_there = _check(silver, lake, pipeline)
     _clear(silver, lake, pipeline, is_there=is_there)
-    restage(silver, lake, pipeline)
+    restage(silver, lake, pipeline, schemas)
     if not is_there:
         return None
     shadow = _Shadow(lake.root)
     commit = _derive(silver, shadow, pipeline, tell)
     silver = as_learned(silver, lake)  # a pipeline that runs may have learned more meanwhile
     rebuilt = _swap(silver, lake, pipeline, shadow, commit)
-    _list_pairs_anew(silver, lake, pipeline, shadow)
     remove_table(shadow.silver(silver.name))
     remove_table(shadow.ambiguous(silver.name))
     return rebuilt
@@ -170,25 +172,23 @@ def _marks(silver: Silver, ranges: Sequence[Range], reached: dict[str, int]) -> 
 
 
 def _swap(silver: Silver, lake: Lake, pipeline: str, shadow: _Shadow, commit: Commit) -> Rebuilt:
-    uri = shadow.silver(silver.name)
-    if read_snapshot(uri) is None:
-        raise CannotRebuildError(f"{uri}: is gone, as another rebuild of the table has begun since; this one stops")
-    real, derived = Table(lake.silver(silver.name)), Table(uri)
-    files = [file for rows in live_parts(derived) for file in real.files.write(rows)]
-    new = Swap(
-        silver_table(silver, pipeline),
-        lambda table: Edit("REBUILD", files, table.data_files),
-        commit,
-        {SIDE_PROPERTY: shadow.side_name(silver.name)},
-    )
-    version = advance(lambda: swap(real.uri, new), lambda: None)
+    name, derived = silver.name, shadow.silver(silver.name)
+    if read_snapshot(derived) is None:
+        raise CannotRebuildError(f"{derived}: is gone, as another rebuild of the table has begun since; this one stops")
+    pairs, listed = ambiguous_table(silver, pipeline), lake.ambiguous(name)
+    if read_snapshot(listed) is None:
+        OwnedTable(listed, pairs)
+    _replace(listed, shadow.ambiguous(name), pairs, Commit({}))
+    properties = {SIDE_PROPERTY: shadow.side_name(name)}
+    return _replace(lake.silver(name), derived, silver_table(silver, pipeline), commit, properties)
+
+
+def _replace(
+    uri: str, derived: str, declaration: Declaration, commit: Commit, properties: Mapping[str, str] | None = None
+) -> Rebuilt:
+    """Put the rows of another table in the place of those of a table."""
+    real = Table(uri)
+    files = [file for rows in live_parts(Table(derived)) for file in real.files.write(rows)]
+    new = Swap(declaration, lambda table: Edit("REBUILD", files, table.data_files), commit, properties or {})
+    version = advance(lambda: swap(uri, new), lambda: None)
     return Rebuilt(version, sum(file.rows for file in files))
-
-
-def _list_pairs_anew(silver: Silver, lake: Lake, pipeline: str, shadow: Lake) -> None:
-    uri, declared = lake.ambiguous(silver.name), ambiguous_table(silver, pipeline)
-    try:
-        check_table(uri, declared)
-    except TableMismatchError:
-        remove_table(uri)
-        OwnedTable(uri, declared).append(pl.read_delta(shadow.ambiguous(silver.name)), Commit({}))

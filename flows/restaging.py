@@ -18,10 +18,11 @@ from flows.event_batch import POSITION
 from flows.lake import Lake
 from flows.silver import Silver
 from flows.stage import advance
-from flows.tables import staging_table
+from flows.tables import MOVE_AWAY, beyond_rebuild, staging_table
+from operators.avro_reader import Schemas
 from operators.events import SequenceBy
 from operators.restaging import lacking, resequenced
-from storage.definition import Terms, differences, made_by
+from storage.definition import Terms, made_by
 from storage.delta_actions import DataFile
 from storage.owned_table import Commit, OwnedTable
 from storage.snapshot import Snapshot
@@ -30,7 +31,6 @@ from storage.table_declaration import Declaration, check_snapshot, is_current, r
 from storage.table_evolution import evolution
 from storage.table_swap import Swap, read_live, swap
 
-_AWAY = "Declare it as it was, or move the staging, quarantine and Silver tables away: all are then read anew"
 _RECORDS = 20_000  # of quarantine, looked at together
 
 
@@ -38,18 +38,18 @@ class CannotRebuildError(Exception):
     """Something stands in the way of a rebuild, as staging that has not what the rows need; Silver is as it was."""
 
 
-def restage(silver: Silver, lake: Lake, pipeline: str) -> None:
+def restage(silver: Silver, lake: Lake, pipeline: str, schemas: Schemas) -> None:
     """Make the staging table what the declaration would have staged. Raises CannotRebuildError, StorageError."""
     uri, declaration = lake.staging(silver.name), staging_table(silver, pipeline)
     snapshot = read_snapshot(uri)
     if snapshot is None:
         raise CannotRebuildError(f"{uri}: no staging table is here to make rows from; run the pipeline first")
+    made = None if is_current(snapshot, declaration) else _made_by(uri, snapshot, declaration)
     check_snapshot(uri, snapshot, replace(declaration, derived=True))
-    if is_current(snapshot, declaration):
+    if made is None:
         OwnedTable(uri, declaration)  # which adds columns that are declared now
         return
-    made = _made_by(uri, snapshot, declaration)
-    restaging = _Restaging(uri, lake.quarantine(silver.name), silver, declaration, made)
+    restaging = _Restaging(silver, schemas, lake, declaration, made)
     restaging.look(Table(uri))
     new = Swap(declaration, restaging.edit, Commit({}))
     advance(lambda: swap(uri, new), lambda: None)
@@ -63,21 +63,18 @@ def _made_by(uri: str, snapshot: Snapshot, declaration: Declaration) -> Terms:
             f"{uri}: the table was made by another declaration, and does not say by which. Run the pipeline once "
             "declared as it was, then it says so"
         )
-    told = differences(made, declaration.terms)
-    several = [made.get("sequence_by"), declaration.terms.get("sequence_by")]
-    if "sequence_by" in told and any(found is not None and not isinstance(found, str) for found in several):
-        raise CannotRebuildError(f"{uri}: a sequence of several columns is staged in its own form. {_AWAY}")
-    if wrong := [told[name] for name in told if name not in ("keys", "sequence_by")]:
-        raise CannotRebuildError(f"{uri}: other events would be staged ({'; '.join(wrong)}). {_AWAY}")
+    if wrong := beyond_rebuild(made, declaration.terms):
+        raise CannotRebuildError(f"{uri}: other events would be staged ({'; '.join(wrong)}). {MOVE_AWAY}")
     return made
 
 
 class _Restaging:
     """Looks at the files of one staging table and writes them anew, each once, however often the commit is tried."""
 
-    def __init__(self, uri: str, quarantine: str, silver: Silver, declaration: Declaration, made: Terms) -> None:
-        self._uri, self._quarantine, self._silver, self._declaration = uri, quarantine, silver, declaration
-        self._schema, self._decoder = polars_schema(declaration.schema_text), silver.decoder()
+    def __init__(self, silver: Silver, schemas: Schemas, lake: Lake, declaration: Declaration, made: Terms) -> None:
+        self._uri, self._quarantine = lake.staging(silver.name), lake.quarantine(silver.name)
+        self._silver, self._decoder = silver, silver.decoder(schemas)
+        self._declaration, self._schema = declaration, polars_schema(declaration.schema_text)
         old = made.get("sequence_by")
         self._old: SequenceBy = old if old is None or isinstance(old, str) else tuple(old)
         self._resequenced = self._old != silver.sequence_by
@@ -110,13 +107,13 @@ class _Restaging:
             rows = self._rows(table, file)
             again = rows.filter(pl.col("_retried").is_not_null(), pl.col("_op") != "quarantined")
             self._went_in = pl.concat([self._went_in, again.select(POSITION.names())])
-            lacks = lacking(rows, keys, _one(sequence), resequenced=self._resequenced)
+            lacks = lacking(rows, keys, _one(self._old), _one(sequence))
             found.update(f"{op}s without {name}" for op, name in lacks.select("_op", "lacks").iter_rows())
             examples += [_place(lacks)] if lacks.height else []
         if found:
             told = "; ".join(f"{what}: {count}" for what, count in sorted(found.items()))
             raise CannotRebuildError(
-                f"{self._uri}: staged events lack what they need now ({told}; the first: {examples[0]}). {_AWAY}"
+                f"{self._uri}: staged events lack what they need now ({told}; the first: {examples[0]}). {MOVE_AWAY}"
             )
 
     def _look_at_rejects(self, rejects: pl.DataFrame) -> None:
@@ -127,7 +124,7 @@ class _Restaging:
                 first = _place(records[int(events["_row"][0]) :])
                 raise CannotRebuildError(
                     f"{self._quarantine}: records are in quarantine that would be events now, and staging has none of "
-                    f"them (the first: {first}). {_AWAY}"
+                    f"them (the first: {first}). {MOVE_AWAY}"
                 )
 
     def edit(self, table: Table) -> Edit:

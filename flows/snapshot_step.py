@@ -3,7 +3,8 @@
 1. Deletes and upserts come first, in batches. Each is durable on its own: a run that ends in between finds it in
    staging, and the snapshot, compared again, has only the others left.
 2. The last batch has a record for each refused row, and one, "dropped", for the snapshot. It is committed as a whole,
-   so a snapshot with this record is done, and the refused rows are in quarantine once.
+   so a snapshot with this record is done, and the refused rows are in quarantine once. Those of a run that ended in
+   between stay there, also when another snapshot has come since.
 3. A snapshot that is not taken in has only one record, "quarantined".
 """
 

@@ -82,13 +82,17 @@ class Taking:
     def _taken(self, snapshot: FullSnapshot, *, is_last: bool) -> Step:
         columns = self._columns
         read = snapshot_rows(self._place.parts(snapshot, columns.schema), columns)
-        held = read_newest(self._staging, self._partition_id, columns.keys, [*columns.schema, "_sequence"])
+        newest = read_newest(self._staging, self._partition_id, columns.keys, [*columns.schema, "_sequence"])
+        held, gone = (newest.filter(_op=op).drop("_op") for op in ("upsert", "delete"))
         found = diff(read.rows, held, read.refused, columns.keys)
         self._say(snapshot, found, read.refused.height, emptied=not read.rows.height and held.height > 0)
         upserts, deletes = found.upserts[[*columns.schema]], found.deletes[[*columns.keys]]
         if columns.sequence_column:  # a delete wins over the row it deletes, and over no newer one
             upserts = upserts.with_columns(_sequence=sequence_of(columns.sequence_column))
             deletes = found.deletes[[*columns.keys, "_sequence"]]
+            deleted = gone[[*columns.keys, "_sequence"]]
+            back = upserts.join(deleted, on=columns.keys, suffix="_gone", maintain_order="left")
+            self._say_gone(snapshot, back)
         refused = read.refused[["raw", "reason"]]
         return Step(
             self._source.topic, columns.schema, snapshot, upserts, deletes, refused, taken=True, is_last=is_last
@@ -111,6 +115,20 @@ class Taking:
         )
         if emptied:
             _log.warning("%s: snapshot %s is empty: all its keys are deleted", self._source.path, snapshot.name)
+
+    def _say_gone(self, snapshot: FullSnapshot, back: pl.DataFrame) -> None:
+        """Tell of rows whose keys were deleted, with the sequence of the delete, those that it wins over."""
+        late = back.filter(pl.col("_sequence") <= pl.col("_sequence_gone"))
+        if late.height:
+            _log.warning(
+                "%s: snapshot %s: %d rows do not come back, the first of %s: their sequence is not above the one at "
+                "which an earlier snapshot lost them, and at one sequence a delete wins. Give rows that come back a "
+                "greater one",
+                self._source.path,
+                snapshot.name,
+                late.height,
+                ", ".join(f"{key}={late[key][0]!r}" for key in self._columns.keys),
+            )
 
     def _shown(self, version: int) -> str:
         return self._source.shown(version)

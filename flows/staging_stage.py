@@ -1,12 +1,13 @@
 """The stage that makes records durable: quarantine first, then staging, each range once."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
 
 from flows.decoding import Decoding
-from flows.event_batch import EventBatch, joined_ranges
+from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.lake import Lake
 from flows.learned import as_learned
 from flows.metrics import count_unmet
@@ -20,6 +21,8 @@ from storage.owned_table import Commit, OwnedTable
 from storage.positions import take_from
 from storage.records import Records
 from storage.staging import first_staged
+
+_AS_READ = [name for name in QUARANTINE if name not in ("stage", "reason")]
 
 
 class _AppendTable:
@@ -50,13 +53,21 @@ class _AppendTable:
         """Tell whether the table holds no position of the batch's partition: then where it begins is committed too."""
         return batch.range.partition_id not in self._positions
 
-    def unseen(self, batch: EventBatch) -> EventBatch | None:
-        """Return the part of a batch from the position on, None when that is empty; it may begin further on."""
-        position = self._positions.get(batch.range.partition_id, batch.start)
-        return batch.starting_at(max(position, batch.start)) if batch.end > position else None
+    def lacking(self, batch: EventBatch) -> EventBatch:
+        """Return a batch with those of its rejects that the table does not hold.
+
+        A table that is ahead of the batch holds what came there before a run ended: the same records but, at offsets of
+        snapshots, perhaps rows of another one.
+        """
+        if self._positions.get(batch.range.partition_id, 0) <= batch.start:
+            return batch
+        held = pl.scan_delta(self._table.uri).filter(pl.col("_offset").is_in(batch.rejects["_offset"].implode()))
+        lacking = batch.rejects.lazy().join(held, on=_AS_READ, how="anti", nulls_equal=True, maintain_order="left")
+        return replace(batch, rejects=lacking.collect())
 
     def append(self, rows: pl.DataFrame, batches: Sequence[EventBatch], counts: Mapping[str, object]) -> None:
-        ends = {batch.range.partition_id: batch.end for batch in batches}
+        reached = {batch.range.partition_id: batch.end for batch in batches}
+        ends = {name: max(end, self._positions.get(name, end)) for name, end in reached.items()}
         firsts = {
             first_staged(batch.range.partition_id): batch.start for batch in reversed(batches) if self.is_new(batch)
         }
@@ -68,9 +79,10 @@ class _AppendTable:
 class StagingStage:
     """Appends every record once to the staging table of a Silver table, in the order of its partition.
 
-    Quarantine commits before staging and holds no position back: it takes rejects from its own position on, and
-    a partition that had none since stands where it stood. Columns that are learned from a record commit before both, so
-    that what quarantine has seen is decided the same when it comes again; records before it commit before the columns.
+    Quarantine commits before staging and holds no position back: where it is ahead it takes the rejects that it lacks,
+    and a partition that had none since stands where it stood. Columns that are learned from a record commit before
+    both, so that what quarantine has seen is decided the same when it comes again; records before it commit before the
+    columns.
     """
 
     def __init__(
@@ -125,10 +137,10 @@ class StagingStage:
         self._silver = silver
 
     def _commit_rejects(self, batches: Sequence[EventBatch]) -> None:
-        unseen = [unseen for batch in batches if (unseen := self._quarantine.unseen(batch))]
-        if unseen:
-            rejects = pl.concat([batch.rejects for batch in unseen])
-            self._quarantine.append(rejects, unseen, {"read": rejects.height})
+        lacking = [batch for each in batches if (batch := self._quarantine.lacking(each)).rejects.height]
+        if lacking:
+            rejects = pl.concat([batch.rejects for batch in lacking])
+            self._quarantine.append(rejects, lacking, {"read": rejects.height})
 
 
 def _unmet(batches: Sequence[EventBatch]) -> dict[str, int]:

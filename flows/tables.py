@@ -1,6 +1,7 @@
 """What each table of a pipeline is declared to be, for its owner and for the check before a run."""
 
 from dataclasses import replace
+from functools import partial
 
 import polars as pl
 import pyarrow as pa
@@ -12,14 +13,17 @@ from flows.snapshots import Snapshots
 from operators.line import EVENT
 from operators.outcomes import pair_schema
 from operators.technical import technical
-from storage.definition import Terms
+from storage.definition import Terms, differences
 from storage.table_declaration import Declaration
+
+MOVE_AWAY = "Declare it as it was, or move the staging, quarantine and Silver tables away: all are then read anew"
+_REBUILT = ("keys", "sequence_by", "history", "track", "ties")
 
 
 def staging_table(silver: Silver, pipeline: str) -> Declaration:
     """Return the staging table of a Silver table."""
     schema, terms = _arrow(silver.staged_schema), _staged_terms(silver)
-    return Declaration(schema, pipeline, _definition(silver), terms=terms, remedy=_remedy(silver))
+    return Declaration(schema, pipeline, _definition(silver), terms=terms, remedy=partial(_remedy, silver, terms))
 
 
 def quarantine_table(pipeline: str) -> Declaration:
@@ -61,7 +65,7 @@ def _merged(silver: Silver, pipeline: str, schema: pl.Schema) -> Declaration:
     ties = {"ties": silver.ties} if silver.ties == "quarantine" else {}
     terms = {**_staged_terms(silver), "history": silver.history, "track": silver.track, **ties}
     definition = _definition(silver) + _history(silver)
-    return Declaration(_arrow(schema), pipeline, definition, terms=terms, remedy=_remedy(silver))
+    return Declaration(_arrow(schema), pipeline, definition, terms=terms, remedy=partial(_remedy, silver, terms))
 
 
 def _definition(silver: Silver) -> str:
@@ -95,7 +99,19 @@ def _staged_terms(silver: Silver) -> Terms:
     }
 
 
-def _remedy(silver: Silver) -> str:
+def beyond_rebuild(made: Terms, declared: Terms) -> list[str]:
+    """Return in words what of a definition is declared otherwise and no rebuild can change.
+
+    Other events would have been staged; the sequence of several columns is staged in a form of its own.
+    """
+    told = differences(made, declared)
+    several = any(isinstance(terms.get("sequence_by"), list | tuple) for terms in (made, declared))
+    return [words for name, words in told.items() if name not in _REBUILT or (name == "sequence_by" and several)]
+
+
+def _remedy(silver: Silver, declared: Terms, made: Terms) -> str:
+    if beyond_rebuild(made, declared):
+        return MOVE_AWAY
     return (
         f"Declare it as it was, or run `goldwax rebuild MODULE {silver.name}`: it makes the rows anew from staging, "
         "where that has all they need"

@@ -11,6 +11,7 @@
 import base64
 import io
 import json
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -42,16 +43,22 @@ REQUEST = pl.Schema(
 )
 """Columns of a request, as in quarantine: records with the position and the time that they had the first time."""
 
+_log = logging.getLogger("goldwax")
+
 _NAME = re.compile(r"(\d{20})\.parquet")
 _LOOK_EVERY = 1.0  # seconds
 _NO_TIMESTAMP = -1
 
 
 class RetryRequests:
-    """The requests at `uri`, as a record log called `name` of one partition; implements `storage.records.RecordLog`."""
+    """The requests at `uri`, as a record log called `name` of one partition; implements `storage.records.RecordLog`.
 
-    def __init__(self, uri: str, name: str) -> None:
-        self.uri, self._name = uri, name
+    Whoever reads gets the records of `topic` alone, or of all where it is None: requests outlive a table that is moved
+    away and made anew from another topic.
+    """
+
+    def __init__(self, uri: str, name: str, topic: str | None = None) -> None:
+        self.uri, self._name, self._topic = uri, name, topic
 
     @property
     def name(self) -> str:
@@ -121,6 +128,21 @@ class RetryRequests:
                 raise SourceError(f"{self.uri}/{_path(number)}: cannot be read: {reason(error)}. Restore it") from error
         return None
 
+    def wanted(self, number: int) -> pl.DataFrame | None:
+        """Return the records of a request that are to be read, None when it is not there yet. Raises SourceError."""
+        found = self.get(number)
+        if found is None or self._topic is None or (others := found.filter(pl.col("_topic") != self._topic)).is_empty():
+            return found
+        _log.warning(
+            "%s: request %d: %d records of %s are passed over: the table is made from %s now",
+            self.uri,
+            number,
+            others.height,
+            ", ".join(others["_topic"].unique().sort()),
+            self._topic,
+        )
+        return found.filter(_topic=self._topic)
+
     @cached_property
     def _store(self) -> ObjectStore:
         return open_store(self.uri)
@@ -138,11 +160,11 @@ class RetryReader:
         self._look_at = 0.0
 
     def read(self, max_records: int, timeout: float) -> Records:  # noqa: ARG002 - the protocol's
-        """Return the next request, whole, or nothing, at once. Raises SourceError."""
+        """Return what is to be read of the next request, or nothing, at once. Raises SourceError."""
         name, start = self._requests.name, self._position
         if (now := time.monotonic()) < self._look_at:
             return Records.empty(name, 0, start)
-        found = self._requests.get(start)
+        found = self._requests.wanted(start)
         if found is None:
             self._look_at = now + _LOOK_EVERY
             return Records.empty(name, 0, start)

@@ -7,14 +7,14 @@ from deltalake import DeltaTable
 
 
 def read_newest(uri: str, partition_id: str, keys: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
-    """Return `columns` of the last event of each key that was no delete; of a partition where each key has one order.
+    """Return `columns` and `_op` of the last upsert or delete of each key; of a partition where each key has one order.
 
     Memory: these columns of all its upserts and deletes.
     """
     wanted = [*dict.fromkeys([*keys, *columns, "_op", "_offset"])]
     events = _staged(uri, partition_id).filter(pl.col("_op").is_in(["upsert", "delete"])).select(wanted).collect()
     newest = events.sort("_offset").unique([*keys], keep="last", maintain_order=True)
-    return newest.filter(pl.col("_op") == "upsert")[[*columns]]
+    return newest[[*columns, "_op"]]
 
 
 def read_fates(uri: str, partition_id: str, fates: Sequence[str]) -> pl.DataFrame:

@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,9 @@ class Declaration:
     """A table as its owner wants it.
 
     `definition` is a text of everything the rows depend on besides the columns, `terms` are its parts by name, and
-    `remedy` tells a user what to do about a table that was made by another one. A `derived` table can be made anew
-    from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`. Without `vectors`
-    the table asks nothing of its readers that the first Delta readers did not have.
+    `remedy` tells a user what to do about a table that was made by the terms it is given. A `derived` table can be made
+    anew from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`. Without
+    `vectors` the table asks nothing of its readers that the first Delta readers did not have.
     """
 
     schema: pa.Schema
@@ -53,7 +53,7 @@ class Declaration:
     derived: bool = False
     vectors: bool = False
     terms: Terms = field(default_factory=dict)
-    remedy: str = _MOVE_AWAY
+    remedy: Callable[[Terms], str] = lambda _: _MOVE_AWAY
 
     @property
     def digest(self) -> int:
@@ -199,6 +199,6 @@ def _otherwise(snapshot: Snapshot, declaration: Declaration) -> str:
     """Say what a table was made by instead, and what to do."""
     made = made_by(snapshot)
     told = differences(made, declaration.terms) if made else {}
-    if not told:
+    if not made or not told:
         return f"another declaration than ({declaration.definition}). {_MOVE_AWAY}"
-    return f"another declaration ({'; '.join(told.values())}). {declaration.remedy}"
+    return f"another declaration ({'; '.join(told.values())}). {declaration.remedy(made)}"

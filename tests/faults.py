@@ -95,12 +95,12 @@ def fault_of_reads(files: TableFiles, number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def before_the_next_entry(act: Callable[[], object], times: int = 1) -> Iterator[None]:
-    """Let someone else act in the last moment before the next log entry is put, and before some after it."""
+def before_the_next_entry(act: Callable[[], object], times: int = 1, at: Path | None = None) -> Iterator[None]:
+    """Let someone else act in the last moment before the next log entry, and some after it, of any table or of one."""
     put, waiting = obstore.put, [act] * times
 
     def late_put(store: Any, path: str, *content: Any, **how: Any) -> None:
-        if _is_entry(path) and waiting:
+        if _is_entry(path) and waiting and (not at or _place(store) == at):
             waiting.pop()()
         put(store, path, *content, **how)
 

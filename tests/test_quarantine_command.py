@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from flows.cli import main
 from storage.event_log_writer import EventLogWriter, NewRecord
-from tests import orders
+from tests import orders, snapshot_feed
 from tests.engine import Engine, assert_every_record_once, event_log_ends, free_port, with_recovery
 from tests.test_retries import Line, things
 
@@ -24,6 +24,12 @@ OF_THINGS = """
 from flows import Pipeline
 from tests.test_retries import things
 pipeline = Pipeline("demo", tables=[things("scd1", None, mended=False)])
+"""
+OF_SNAPSHOTS = """
+from pathlib import Path
+from flows import Pipeline
+from tests.snapshot_feed import things
+pipeline = Pipeline("demo", tables=[things(Path({!r}))])
 """
 Command = Callable[..., str]
 
@@ -204,6 +210,23 @@ def test_records_whose_raw_bytes_are_not_known_are_shown_and_not_sent_in_again(
     assert "things: nothing to send in again" in told
     told = goldwax("quarantine", "retry", "a_desk", "things", "things/0/0")
     assert "things/0/0 is waiting already; once more changes no row" in told
+
+
+def test_a_refused_row_of_a_snapshot_is_shown_and_not_sent_in_again(goldwax: Command, tmp_path: Path) -> None:
+    """Its partition is -1."""
+    (tmp_path / "a_list.py").write_text(OF_SNAPSHOTS.format(str(tmp_path)))
+    (tmp_path / "exports").mkdir()
+    pl.DataFrame({"id": [1, None], "kind": ["a", "b"], "note": ["", ""]}).write_parquet(
+        tmp_path / "exports/v=1.parquet"
+    )
+    snapshot_feed.take(snapshot_feed.things(tmp_path), tmp_path)
+    place = "exports/-1/1"
+    assert f"    {place}  " in goldwax("quarantine", "list", "a_list")
+    assert '    value    {"id": null, "kind": "b", "note": ""}\n' in goldwax(
+        "quarantine", "show", "a_list", "things", place
+    )
+    told = goldwax("quarantine", "retry", "a_list", "things", place, code=1)
+    assert "exports/-1/1 was quarantined at stage 'snapshot', where its raw record is not known" in told
 
 
 def test_mistakes_end_with_what_is_there(goldwax: Command, tmp_path: Path) -> None:

@@ -12,16 +12,19 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
-from flows import Count, EventLog, Json, Kpi, Pipeline, Silver
+from flows import Count, Debezium, EventLog, Json, Kpi, Pipeline, Silver, Snapshots
 from flows.batching import Batching
 from flows.lake import Lake
 from flows.rebuild import Rebuilt, rebuild
+from flows.restaging import CannotRebuildError
 from flows.run import Run
 from flows.settings import Settings
 from flows.table_facts import TablePlace, table_facts, table_places
 from storage.errors import TableMismatchError
 from storage.owned_table import table_id
+from tests import snapshot_feed
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read
+from tests.snapshot_feed import STREAM, write_snapshot
 from tests.test_stages import Chain
 
 SOURCE = EventLog("things", format=Json(operation="op"))
@@ -228,3 +231,41 @@ def test_a_column_may_be_added_and_tracked_in_one_go(tmp_path: Path) -> None:
         (1, 7, 3, True),
         (2, None, 1, True),
     ]
+
+
+def test_snapshots_that_were_taken_in_are_not_taken_in_again(tmp_path: Path) -> None:
+    """Under the new sequence, which one of them had a key would be told anew, and at one sequence a delete wins."""
+    schema = {"id": "int64", "a": "int64", "b": "int64"}
+    types = {"id": pl.Int64(), "a": pl.Int64(), "b": pl.Int64()}
+    initial = Snapshots(str(tmp_path / "exports"), versions="v={integer}.parquet")
+    before, after = (things(schema=schema, source=STREAM, sequence_by=by, initial=initial) for by in ("a", "b"))
+    for version, state in ((1, {1: (1, 1), 2: (1, 1)}), (2, {1: (1, 1), 2: (1, 1), 3: (1, 1)})):
+        write_snapshot(tmp_path / f"exports/v={version}.parquet", state, types)
+    snapshot_feed.take(before, tmp_path)
+    rebuilt(tmp_path / "lake", after)
+    staged = rows(tmp_path / "lake", "staging/things")
+    snapshot_feed.take(after, tmp_path)
+    assert_frame_equal(rows(tmp_path / "lake", "staging/things"), staged)
+    write_snapshot(tmp_path / "exports/v=3.parquet", {1: (1, 1), 3: (1, 2)}, types)
+    snapshot_feed.take(after, tmp_path)
+    assert snapshot_feed.current(tmp_path, "a", "b") == {1: (1, 1), 3: (1, 2)}
+    assert rows(tmp_path / "lake", "quarantine/things").is_empty()
+
+
+@pytest.mark.parametrize("old", ["source.lsn", "a"])
+def test_the_versions_of_snapshots_stay_their_sequence_or_are_missing(tmp_path: Path, old: str) -> None:
+    """Beside a position, the sequence of a snapshot's rows is its version, which staging may not say of them."""
+    schema = {"id": "int64", "a": "int64"}
+    initial = Snapshots(str(tmp_path / "exports"), versions="v={integer}.parquet")
+    debezium = EventLog("things", format=Debezium())
+    before, after = (
+        things(schema=schema, source=debezium, sequence_by=by, initial=initial, history="scd2") for by in (old, None)
+    )
+    write_snapshot(tmp_path / "exports/v=7.parquet", {1: (3,)}, {"id": pl.Int64(), "a": pl.Int64()})
+    snapshot_feed.take(before, tmp_path)
+    if old == "a":
+        with pytest.raises(CannotRebuildError, match="upserts without the version of their snapshot: 1"):
+            rebuilt(tmp_path / "lake", after)
+        return
+    rebuilt(tmp_path / "lake", after)
+    assert rows(tmp_path / "lake", "silver/things")["valid_from"].to_list() == [7]

@@ -18,12 +18,16 @@ from flows.restaging import CannotRebuildError
 from storage.definition import DEFINITION
 from storage.delta_log import DeltaLog
 from storage.errors import TableMismatchError
+from storage.event_log_writer import EventLogWriter, NewRecord
 from storage.object_store import open_store
 from storage.table_declaration import read_snapshot
 from storage.table_removal import tables_at
+from tests import orders
+from tests.avro_records import datum, framed, record
 from tests.engine import Engine, assert_same_tables, tables
 from tests.object_stores import Bucket
 from tests.readers import ON_OBJECT_STORES, assert_all_read
+from tests.registry_double import running_registry
 from tests.test_rebuild import HISTORY, assert_same, check, kinds, made, rebuilt, thing, things
 from tests.test_running import write_events
 from tests.test_stages import Chain
@@ -70,6 +74,26 @@ def test_the_engine_refuses_what_is_declared_otherwise_and_goes_on_after_a_rebui
     assert_same_tables(tables(engine.lake), tables(uninterrupted.lake))
     assert main(["tables", module]) == 0
     assert f"read {5_000:,}, " in capsys.readouterr().out.partition("silver orders:")[2]
+
+
+def test_records_in_avro_that_would_be_events_now_stop_a_rebuild(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second order has no country, which was the key."""
+    schema = record("Order", op="string", order_id="long", country=["null", "string"])
+    with running_registry() as registry:
+        number = registry.register("orders-value", schema)
+        values = [
+            framed(number, datum(schema, {"op": "u", "order_id": each, "country": country}))
+            for each, country in enumerate(["DE", None])
+        ]
+        with EventLogWriter(tmp_path / "events", "orders", orders.PARTITIONS) as writer:
+            writer.append([NewRecord(None, value) for value in values])
+        monkeypatch.setenv("GOLDWAX_REGISTRY_URL", registry.url)
+        monkeypatch.setenv("TEST_FORMAT", "avro")
+        Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(tmp_path / "events")}).run(TEST_KEYS="country")
+        assert main(["rebuild", module, "orders"]) == 1
+    assert "records are in quarantine that would be events now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -133,6 +157,26 @@ def test_what_staging_cannot_make_is_refused_and_everything_left_as_it_was(
         rebuilt(lake, things(schema=before.columns, **declared))
     assert sorted(path for path in lake.rglob("*") if path.is_file()) == files
     check(lake, before)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ({}, {"source": EventLog("others", format=Json(operation="op"))}, "topic: made with things, declared others"),
+        ({}, {"source": EventLog("things", format=Json())}, "format: made with"),
+        ({}, {"ignore_null_updates": ["note"], "history": "scd2"}, "ignore_null_updates: made with None"),
+        ({}, {"sequence_by": ["version", "id"]}, "sequence_by: made with version, declared"),
+        ({"sequence_by": ["version", "id"]}, {}, "sequence_by: made with"),
+    ],
+)
+def test_a_rebuild_is_offered_only_for_what_it_can_change(
+    before: Mapping[str, Any], after: Mapping[str, Any], told: str, tmp_path: Path
+) -> None:
+    lake, declared = made(tmp_path, things(**before), [thing(1, 1)]), things(**after)
+    with pytest.raises(TableMismatchError, match=f"{told}.*as it was, or move the staging, quarantine and Silver"):
+        check(lake, declared)
+    with pytest.raises(CannotRebuildError, match=f"other events would be staged .*{told}"):
+        rebuilt(lake, declared)
 
 
 def test_records_that_are_refused_by_both_declarations_stay_in_quarantine(tmp_path: Path) -> None:

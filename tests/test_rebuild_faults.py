@@ -66,6 +66,38 @@ def test_a_rebuild_that_dies_at_any_commit_leaves_the_old_table_or_the_new_one_a
     assert number > 5, "staging, the shadow and what is beside it, and the table have commits"
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_a_rebuild_that_dies_lists_the_pairs_of_the_new_sequence_all_the_same(
+    tmp_path: Path,
+    written: bool,  # noqa: FBT001
+) -> None:
+    """By version, 2 has two rows at one sequence, by position none; 1 has them at one day."""
+    events = [thing(1, 1, "a"), thing(1, 29, "b"), thing(2, 5, "a"), thing(2, 5, "b"), thing(1, 2, "a")]
+    template, after = made(tmp_path / "template", things(), events), things(sequence_by="day")
+    assert pairs(template) == [(2, 3, 2)]
+    died, number = True, 0
+    while died:
+        number += 1
+        lake = Path(shutil.copytree(template, tmp_path / f"{number}"))
+        with crash_at_entry(number, written=written):
+            try:
+                died = rebuilt(lake, after) is None
+            except Crash:
+                died = True
+        if died:
+            rebuilt(lake, after)
+        assert pairs(lake) == [(1, 1, 0), (2, 3, 2)]
+        Chain(lake, len(events), kpi=kinds(after)).advance()
+        assert pairs(lake) == [(1, 1, 0), (2, 3, 2)]
+    rebuilt(lake, things(sequence_by=None))
+    assert pairs(lake) == []
+
+
+def pairs(lake: Path) -> list[tuple[object, ...]]:
+    """Return key and both offsets of the pairs that are listed."""
+    return pl.read_delta(str(lake / "ambiguous/things")).select("id", "_offset", "_other_offset").sort("id").rows()
+
+
 def goes_on(lake: Path, silver: Silver, start: int, events: list[bytes]) -> bool:
     """Run the pipeline on, unless it is refused."""
     try:
@@ -92,19 +124,21 @@ def test_a_swap_whose_outcome_is_unknown_happens_once(tmp_path: Path, table: str
 def test_a_pipeline_that_runs_by_the_old_declaration_is_fenced_and_what_it_staged_is_kept(
     tmp_path: Path, name: str
 ) -> None:
-    """It commits while the shadow is made, and once more in the last moment before the swap."""
+    """It commits while the shadow is made and, no ambiguous pairs, in the last moment before the swap."""
     change = CHANGES[name]
     before, after, events = things(**change.before), things(**change.after), stream(6, 60, deletes=True)
+    events[40:50] = [thing(number % 6, 100 + number) for number in range(10)]
     lake = tmp_path / "lake"
     running = fed(Chain(lake, kpi=kinds(before)), events[:30])
     with ExitStack() as last_moment:
 
         def tell(_: str) -> None:
             running.advance(*events[30:40])
-            last_moment.enter_context(before_the_next_entry(lambda: running.advance(*events[40:50])))
+            in_between = before_the_next_entry(lambda: running.advance(*events[40:50]), at=lake / "silver/things")
+            last_moment.enter_context(in_between)
 
         done = rebuild(after, Lake(str(lake)), "demo", tell)
-    with pytest.raises(FencedError, match=r"silver/things: owner epoch 2 has committed up to version \d+, ours is 1"):
+    with pytest.raises(FencedError, match=r"things: owner epoch 2 has committed up to version \d+, ours is 1"):
         running.advance(*events[50:])
     assert done
     assert done.version == DeltaTable(lake / "silver/things").version()

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +17,16 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows import EventLog, Expect, Json, Pipeline, Silver, stage
+from flows.batching import Batching
 from flows.decoding import Decoding, decode_records
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.quarantine import Place, Quarantine, QuarantineError
+from flows.reading import Reading
+from flows.readings import readings_of
 from flows.rebuild import rebuild
+from flows.run import Run
+from flows.settings import Settings
 from flows.silver_stage import SilverStage
 from flows.staging_stage import StagingStage
 from operators.schema import DeclarationError
@@ -231,6 +237,24 @@ def test_deletes_that_come_again_are_honoured_when_silver_has_them_and_not_befor
         assert found.select("version", "valid_from", "valid_to").rows() == [(1, 1, 500), (900, 900, None)]
 
 
+@HISTORIES
+def test_a_pair_with_a_record_that_comes_again_is_listed_once_though_its_merge_failed(
+    history: History, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    narrow, mended = (things(history, "version", mended=each) for each in (False, True))
+    values = [b'{"op": "upsert", "id": 0, "version": 5, "size": %d}' % size for size in (1, 300)]
+    line = Line(lake, narrow)
+    for most in (1, 2):
+        line.feed([values, []], most)
+    retry(lake, narrow)
+    line = Line(lake, mended)
+    with fault("lost", at=lake / "silver/things", times=2):
+        line.read_requests()
+    listed = pl.read_delta(str(lake / "ambiguous/things")).select("size", "_offset", "_other_size", "_other_offset")
+    assert listed.rows() == [(300, 1, 1, 0)]
+
+
 def test_one_record_of_one_partition_comes_again_and_no_other(tmp_path: Path) -> None:
     lake, partitions = tmp_path / "lake", events(3)
     narrow, mended = (things("scd1", None, mended=each) for each in (False, True))
@@ -322,6 +346,30 @@ def test_requests_are_small_and_never_cut(tmp_path: Path, monkeypatch: pytest.Mo
     batch = decode_records(line.requests.reader(0, 3).read(1, 0), mended.decoder(), mended.schema)
     assert (batch.starting_at(3).events.height, batch.starting_at(4).events.height) == (sizes[3], 0)
     assert_as_if_right_from_the_start(lake, tmp_path / "right", mended, partitions)
+
+
+def test_records_of_a_topic_that_is_declared_no_more_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tables were moved away, as one does for another topic, and the requests beside quarantine stayed."""
+    rows: list[tuple[Any, ...]] = [(topic, 0, 5, None, None, b"1", None) for topic in ("old", "things")]
+    requests = RetryRequests(str(tmp_path / "quarantine/things__retry"), "retry/things")
+    requests.put(pl.DataFrame(rows, REQUEST, orient="row"), 0)
+    requests.put(pl.DataFrame(rows[:1], REQUEST, orient="row"), 0)
+    (tmp_path / "events/things").mkdir(parents=True)
+    settings = Settings(events=str(tmp_path / "events"))
+    run = Run("demo", Lake(str(tmp_path)), settings, Batching(1, timedelta(0)), tail=False)
+    readings = readings_of(things("scd1", None, mended=True), run)
+    (again,) = (each for each in readings if each.partition_ids == [RETRY])
+    assert isinstance(again, Reading)
+    reader = again.topic.reader(0, 0)
+    both = [reader.read(1, 0), reader.read(1, 0)]
+    assert [(read.start, read.end, read.origin and [*read.origin.topics]) for read in both] == [
+        (0, 1, ["things"]),
+        (1, 2, []),
+    ]
+    told = "things__retry: request 1: 1 records of old are passed over: the table is made from things now"
+    assert told in caplog.text
 
 
 def test_mistakes_say_what_there_is(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Full snapshots as a source, through staging and Silver: one law a test."""
 
+import json
 import logging
 import os
 import shutil
@@ -101,6 +102,30 @@ def test_a_refused_row_is_in_quarantine_and_its_key_stays_as_it_was(tmp_path: Pa
         ('{"id": 1, "kind": "b", "note": "z"}', reason),
     ]
     assert_each_offset_once(table(tmp_path, "staging/things"))
+
+
+def test_refused_rows_are_in_quarantine_though_another_snapshot_comes_after_a_kill(tmp_path: Path) -> None:
+    """The run ends between the commits of quarantine and of staging, and what was to be taken in is gone."""
+    types = pl.Schema(TYPES)
+    (tmp_path / "exports").mkdir()
+    for name, kinds in (("v=1", ["a", "b"]), ("v=2", ["c", "b", "d"])):
+        rows = [(None, kind, "x") for kind in kinds]
+        pl.DataFrame(rows, types, orient="row").write_parquet(tmp_path / f"exports/{name}.parquet")
+        feed = Feed(things(tmp_path), tmp_path)
+        with suppress(TransientError), fault("lost" if name == "v=1" else None, tmp_path / "lake/staging/things"):
+            feed.take()
+        (tmp_path / f"exports/{name}.parquet").unlink()
+    refused = table(tmp_path, "quarantine/things").sort("_offset", "headers").select("_offset", "headers", "value")
+    values = [(offset, json.loads(headers)[0][1], json.loads(raw)["kind"]) for offset, headers, raw in refused.rows()]
+    assert values == [
+        (0, "v=1.parquet", "a"),
+        (0, "v=2.parquet", "c"),
+        (1, "v=1.parquet", "b"),
+        (1, "v=2.parquet", "b"),
+        (2, "v=2.parquet", "d"),
+    ]
+    staged = table(tmp_path, "staging/things").sort("_offset").select("_offset", "_op", "_sequence").rows()
+    assert staged == [(0, "quarantined", 2), (1, "quarantined", 2), (2, "quarantined", 2), (3, "dropped", 2)]
 
 
 def test_a_snapshot_with_other_columns_is_refused_as_a_whole_and_the_next_one_taken(tmp_path: Path) -> None:
@@ -224,6 +249,31 @@ def test_rows_with_a_sequence_of_their_own_keep_it_and_a_delete_takes_only_the_r
     os.utime(tmp_path / "exports/b.parquet", (4e9, 4e9))
     take(silver, tmp_path)
     assert current(tmp_path, "lsn", "kind") == {2: (6, "a"), 3: (21, "c"), 5: (30, "b")}
+
+
+def test_a_key_that_comes_back_at_the_sequence_it_was_deleted_at_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At one sequence a delete wins."""
+    types = {"id": pl.Int64(), "kind": pl.String(), "note": pl.String(), "lsn": pl.Int64()}
+    initial = Snapshots(str(tmp_path / "exports"), versions="v={integer}.parquet")
+    schema = {**SCHEMA, "lsn": "int64"}
+    silver = Silver("things", source=STREAM, initial=initial, schema=schema, keys=["id"], sequence_by="lsn")
+    states: list[State] = [
+        {1: (*A, 5), 2: (*A, 5), 3: (*A, 5), 4: (*A, 5)},
+        {1: (*A, 5)},
+        {1: (*B, 6), 2: (*A, 5), 3: (*A, 6), 4: (*A, 4)},
+    ]
+    for version, state in enumerate(states):
+        write_snapshot(tmp_path / f"exports/v={version}.parquet", state, types)
+    take(silver, tmp_path)
+    assert current(tmp_path, "lsn") == {1: (6,), 3: (6,)}
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == (
+        f"{tmp_path}/exports: snapshot v=2.parquet: 2 rows do not come back, the first of id=2: their sequence is not "
+        "above the one at which an earlier snapshot lost them, and at one sequence a delete wins. Give rows that come "
+        "back a greater one"
+    )
 
 
 @pytest.mark.parametrize(

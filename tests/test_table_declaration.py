@@ -39,7 +39,9 @@ def test_a_refusal_names_what_differs_where_the_table_says_what_it_was_made_by(t
     uri = str(tmp_path / "rooms")
     OwnedTable(uri, declared(ROOMS, definition="keys GUEST")).append(rooms(ADA), Commit({"desk/0": 1}))
     made = {"keys": ["GUEST"], "desk": None, "floor": "1st"}
-    other = declared(ROOMS, definition="keys Room", terms={**made, "keys": ["Room"], "desk": "2"}, remedy="Ask Ada")
+    other = declared(
+        ROOMS, definition="keys Room", terms={**made, "keys": ["Room"], "desk": "2"}, remedy=lambda _: "Ask Ada"
+    )
     with pytest.raises(
         TableMismatchError, match=r"made by another declaration than \(keys Room\)\. Declare it as it w"
     ):

@@ -69,6 +69,7 @@ def test_both_events_are_listed_and_the_policy_says_which_one_stands(
         "duplicate": 1,
         fate: 1,
     }
+    assert pl.read_delta(str(tmp_path / "quarantine/things")).is_empty()
 
 
 @pytest.mark.parametrize("history", ["scd1", "scd2"])
