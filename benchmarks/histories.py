@@ -15,6 +15,7 @@ import polars as pl
 
 from flows import EventLog, Silver
 from flows.lake import Lake
+from flows.merged import Merged
 from flows.row_changes import row_changes
 from flows.silver_state import SilverState
 from flows.tables import silver_table
@@ -56,7 +57,8 @@ class _History:
             self._table.append(self._versions(np.arange(start, min(start + _FILL, keys))), Commit({}))
         locator = RowLocator(self._table)
         began = time.perf_counter()
-        self._state = SilverState(ORDERS, lake, "bench", locator, {})
+        merged = Merged(ORDERS, lake, "bench", {})
+        self._state = SilverState(ORDERS, lake, "bench", locator, merged)
         self._writer = MergeWriter(self._table, locator)
         self._maintenance = Maintenance(self._table, locator, lake.retention)
         self.loaded = time.perf_counter() - began

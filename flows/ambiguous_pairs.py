@@ -1,12 +1,12 @@
 """The table of ambiguous pairs: two events of a key at one sequence, with different rows."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import polars as pl
 
 from flows.event_batch import POSITION
 from flows.lake import Lake
+from flows.merged import Merged
 from flows.silver import Silver
 from flows.tables import ambiguous_table
 from operators.outcomes import OTHER
@@ -14,7 +14,6 @@ from operators.sequences import from_column, to_values
 from storage.errors import AmbiguousError
 from storage.maintenance import Maintenance
 from storage.owned_table import Commit, OwnedTable
-from storage.staging import is_below, read_range, retry_topic, staged_ranges
 
 _POSITION = POSITION.names()
 _POSITIONS = [*_POSITION, *(f"{OTHER}{name}" for name in _POSITION)]
@@ -23,17 +22,16 @@ _POSITIONS = [*_POSITION, *(f"{OTHER}{name}" for name in _POSITION)]
 class AmbiguousPairs:
     """Lists pairs before the Silver commit that they come from.
 
-    A run that ends between the two commits finds the pairs again: those that are listed already, and of which Silver,
-    which stands at `positions`, has not both events, are not listed twice. A record that was sent in again stands below
-    these, whether its request is merged or not; so all staged requests are asked that are not.
+    A run that ends between the two commits finds the pairs again: those that are listed already, and of which Silver
+    has not `merged` both events, are not listed twice.
     """
 
-    def __init__(self, silver: Silver, lake: Lake, pipeline: str, positions: Mapping[str, int]) -> None:
+    def __init__(self, silver: Silver, lake: Lake, pipeline: str, merged: Merged) -> None:
         self._silver, uri = silver, lake.ambiguous(silver.name)
         self._table = OwnedTable(uri, ambiguous_table(silver, pipeline))
         self._maintenance = Maintenance(self._table, self._table, lake.retention)
-        again = _to_come_again(silver.name, lake.staging(silver.name), pipeline, positions)
-        self._listed = _unmerged(uri, positions, again)
+        both = merged.has() & merged.has(OTHER)
+        self._listed = pl.scan_delta(uri).filter(~both).select(_POSITIONS).collect()
 
     def close(self) -> None:
         """Leave the table alone from now on."""
@@ -49,25 +47,6 @@ class AmbiguousPairs:
             pairs = pairs.join(self._listed, on=_POSITIONS, how="anti")
         self._table.append(pairs, Commit({}, {"listed": pairs.height}))
         self._maintenance.tick()
-
-
-def _to_come_again(silver: str, staging: str, pipeline: str, positions: Mapping[str, int]) -> pl.DataFrame:
-    """Return the places of the records of requests that are staged, and not merged by a table at these positions."""
-    found = [pl.DataFrame(schema=POSITION)]
-    for staged in staged_ranges(staging, pipeline, retry_topic(silver)):
-        wanted = replace(staged, start=max(staged.start, positions.get(staged.partition_id, 0)))
-        found += [rows.select(_POSITION) for _, _, rows in read_range(staging, wanted, staged.start)]
-    return pl.concat(found)
-
-
-def _unmerged(uri: str, positions: Mapping[str, int], again: pl.DataFrame) -> pl.DataFrame:
-    """Return the places of the listed pairs that a table at these positions, to which `again` is to come, may meet."""
-    pairs = pl.scan_delta(uri).select(_POSITIONS)
-    found = [pairs.filter(~(is_below(positions) & is_below(positions, OTHER)))]
-    for prefix in ("", OTHER):
-        place = [f"{prefix}{name}" for name in _POSITION]
-        found.append(pairs.join(again.lazy(), left_on=place, right_on=_POSITION, how="semi"))
-    return pl.concat(found).unique().collect()
 
 
 def _described(silver: Silver, pairs: pl.DataFrame) -> str:

@@ -11,6 +11,7 @@ from flows.event_batch import QUARANTINE, EventBatch, joined_ranges
 from flows.in_flight import Progress
 from flows.lake import Lake
 from flows.learned import as_learned
+from flows.merged import Merged
 from flows.metrics import count_fates
 from flows.row_changes import row_changes
 from flows.settling import in_columns
@@ -83,8 +84,9 @@ class SilverStage:
         self._table = OwnedTable(uri, silver_table(self._silver, self._pipeline))
         self._positions = self._table.every_position()
         locator = RowLocator(self._table)
-        self._state = SilverState(self._silver, self._lake, self._pipeline, locator, self._positions)
-        self._pairs = AmbiguousPairs(self._silver, self._lake, self._pipeline, self._positions)
+        merged = Merged(self._silver, self._lake, self._pipeline, self._positions)
+        self._state = SilverState(self._silver, self._lake, self._pipeline, locator, merged)
+        self._pairs = AmbiguousPairs(self._silver, self._lake, self._pipeline, merged)
         self._writer = MergeWriter(self._table, locator)
         self._maintenance = Maintenance(self._table, locator, self._lake.retention)
 

@@ -1,6 +1,5 @@
 """What a Silver stage knows of its table, and keeps in step with it: current rows, or histories."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 import polars as pl
 
 from flows.lake import Lake
+from flows.merged import Merged
 from flows.silver import Silver
 from flows.tables import side_table
 from operators.changes import Changes
@@ -26,7 +26,6 @@ from storage.merge_writer import MergeWriter, RowChanges
 from storage.owned_table import Commit, OwnedTable
 from storage.positions import Positions
 from storage.row_locator import RowLocator
-from storage.staging import is_below
 from storage.table_declaration import read_snapshot
 
 
@@ -83,11 +82,9 @@ class SilverState:
     is remembered anew, and goes.
     """
 
-    def __init__(
-        self, silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, positions: Mapping[str, int]
-    ) -> None:
-        self._positions, self._uri = positions, lake.silver(silver.name)
-        _check_side(lake.side(silver.name), positions)
+    def __init__(self, silver: Silver, lake: Lake, pipeline: str, locator: RowLocator, merged: Merged) -> None:
+        self._merged, self._uri = merged, lake.silver(silver.name)
+        _check_side(lake.side(silver.name), merged)
         self._side = OwnedTable(lake.side(silver.name), side_table(silver, pipeline))
         remembered = RowLocator(self._side)
         self._writer = MergeWriter(self._side, remembered)
@@ -129,7 +126,7 @@ class SilverState:
             self._writer.merge(changes, Commit(positions))
 
     def _load(self, events: pl.DataFrame) -> npt.NDArray[np.int64]:
-        honoured = events.select(is_below(self._positions) & ~self._expired).to_series()
+        honoured = events.select(self._merged.has() & ~self._expired).to_series()
         return self._detection.load_remembered(events, honoured.to_numpy())
 
 
@@ -151,9 +148,9 @@ def _expiry(uri: str, retention: timedelta | None) -> pl.Expr:
     return expired.fill_null(value=False)
 
 
-def _check_side(uri: str, positions: Mapping[str, int]) -> None:
+def _check_side(uri: str, merged: Merged) -> None:
     """Check that the table beside a Silver table, which is made before its first commit, is still there."""
-    if positions and read_snapshot(uri) is None:
+    if merged.anything and read_snapshot(uri) is None:
         raise HoleError(
             f"{uri}: the table is gone, and with it the events that no row of Silver shows. Restore it, or run "
             "`goldwax rebuild MODULE TABLE`: both are made anew from staging"

@@ -238,6 +238,23 @@ def test_deletes_that_come_again_are_honoured_when_silver_has_them_and_not_befor
 
 
 @HISTORIES
+@pytest.mark.parametrize("op", ["delete", "truncate"])
+def test_what_comes_again_counts_though_its_merge_failed_after_it_was_remembered(
+    history: History, op: str, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    narrow, mended = (things(history, "version", mended=each) for each in (False, True))
+    values = [b'{"op": "upsert", "id": 0, "version": 1, "size": 1}', b'{"op": "%s", "id": 0, "version": 500}']
+    Line(lake, narrow).feed([[values[0], values[1] % op.encode()], []], 2)
+    retry(lake, narrow)
+    line = Line(lake, mended)
+    with fault("lost", at=lake / "silver/things", times=2):
+        line.read_requests()
+    found = silver_rows(lake)
+    assert found.height == 0 if history == "scd1" else found.select("valid_from", "valid_to").rows() == [(1, 500)]
+
+
+@HISTORIES
 def test_a_pair_with_a_record_that_comes_again_is_listed_once_though_its_merge_failed(
     history: History, tmp_path: Path
 ) -> None:
