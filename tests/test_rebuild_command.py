@@ -101,7 +101,7 @@ def test_records_in_avro_that_would_be_events_now_stop_a_rebuild(
     [
         ("order", "pipeline 'shop' has no table 'order'; expected one of: orders. Did you mean 'orders'?"),
         ("orders_by_country", "'orders_by_country' is a Kpi, which the pipeline makes anew by itself"),
-        ("orders", "staging/orders: no staging table is here to make rows from; run the pipeline first"),
+        ("orders", "staging/orders: no staging table is here to make rows from. Where the pipeline has run before"),
     ],
 )
 def test_a_table_that_cannot_be_rebuilt_is_told(
