@@ -44,8 +44,8 @@ def restage(silver: Silver, lake: Lake, pipeline: str, schemas: Schemas) -> None
     snapshot = read_snapshot(uri)
     if snapshot is None:
         raise CannotRebuildError(
-            f"{uri}: no staging table is here to make rows from. Where the pipeline has run before, restore it, or move "
-            "the Silver and quarantine tables away too; then run the pipeline"
+            f"{uri}: no staging table is here to make rows from. Where the pipeline has run before, restore it, or "
+            "move the Silver and quarantine tables away too; then run the pipeline"
         )
     made = None if is_current(snapshot, declaration) else _made_by(uri, snapshot, declaration)
     check_snapshot(uri, snapshot, replace(declaration, derived=True))
