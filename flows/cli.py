@@ -32,6 +32,7 @@ class UsageError(Exception):
 
 _TOLD = (
     UsageError,
+    DeclarationError,
     QuarantineError,
     CannotRebuildError,
     DemoError,
