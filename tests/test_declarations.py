@@ -1,5 +1,6 @@
 """Declarations that cannot work: refused where they are declared, with what was received and what is expected."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,3 +32,16 @@ def test_a_lake_without_a_path_is_refused_wherever_it_is_named(lake: str, monkey
     with pytest.raises(SystemExit, match=f"goldwax: demo: {expected}"):
         pipeline().dataflow()
     assert pipeline(lake="a/lake//").lake_of(Settings()).silver("t") == "a/lake/silver/t"
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"max_rows": 0}, "max_rows: received 0, expected at least 1"),
+        ({"max_rows": -5}, "max_rows: received -5, expected at least 1"),
+        ({"max_delay": timedelta(-1)}, "max_delay: received -1 day, 0:00:00, expected no time or more"),
+    ],
+)
+def test_a_pipeline_that_could_not_commit_is_refused(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=f"Pipeline 'demo': {message}"):
+        pipeline(**declared)
