@@ -17,6 +17,7 @@ from flows.run import Run
 from flows.settings import Settings
 from flows.silver import Silver
 from flows.tables import ambiguous_table, gold_table, quarantine_table, side_table, silver_table, staging_table
+from operators.declared import check_fields
 from operators.schema import DeclarationError
 from storage.errors import StorageError
 from storage.table_declaration import check_table
@@ -44,6 +45,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         checked_name("Pipeline", self.name)
+        check_fields(self)
         try:
             self._check_tables()
             self._check_times()
@@ -96,7 +98,7 @@ class Pipeline:
         if self.max_rows < 1:
             raise DeclarationError(f"max_rows: received {self.max_rows}, expected at least 1")
         if self.max_delay < timedelta(0):
-            raise DeclarationError(f"max_delay: received {self.max_delay}, expected no time or more")
+            raise DeclarationError(f"max_delay: received {self.max_delay}, expected timedelta(0) or more")
         if self.retention < _LEAST_RETENTION:
             raise DeclarationError(
                 f"retention is {self.retention}, expected at least {_LEAST_RETENTION}: readers and merges that are "

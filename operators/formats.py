@@ -5,7 +5,7 @@ part of what a table remembers of its declaration, so it holds what changes the 
 more: not where a registry is, and not `absent`, as every staged event says itself which fields it did not have.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -13,18 +13,13 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from operators.schema import DeclarationError, did_you_mean
+from operators.declared import SECRET, check_fields
+from operators.schema import DeclarationError
 
 PLACEHOLDER = "__debezium_unavailable_value"
 """Debezium's ``unavailable.value.placeholder``: the column was not sent because the update did not touch it (TOAST)."""
 
 Absent = Literal["keep", "null"]
-
-
-def _one_of(option: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        expected = ", ".join(map(repr, known))
-        raise DeclarationError(f"{option}={value!r}: expected one of {expected}.{did_you_mean(value, known)}")
 
 
 def _check_registry(url: str) -> None:
@@ -50,8 +45,7 @@ class Rows:
     truncates: tuple[str, ...] = field(default=("truncate",), repr=False)
 
     def __post_init__(self) -> None:
-        _one_of("timestamps", self.timestamps, ("s", "ms", "us", "ns"))
-        _one_of("absent", self.absent, ("keep", "null"))
+        check_fields(self)
         kinds = {"upserts": self.upserts, "deletes": self.deletes, "truncates": self.truncates}
         for one, other in combinations(kinds, 2):
             if both := sorted({*kinds[one]} & {*kinds[other]}):
@@ -98,7 +92,7 @@ class Avro(Rows):
     'keep'
     """
 
-    registry: str = field(kw_only=True, repr=False)
+    registry: str = field(kw_only=True, repr=False, metadata=SECRET)
 
     def __post_init__(self) -> None:
         Rows.__post_init__(self)  # super() knows the class as it was before it got slots
@@ -123,12 +117,10 @@ class Debezium:
     decimals: Literal["precise", "string", "double"] = "precise"
     timestamps: Literal["ms", "us", "ns"] = "us"
     encoding: Literal["json", "json_schema", "avro"] = "json"
-    registry: str | None = None
+    registry: str | None = field(default=None, metadata=SECRET)
 
     def __post_init__(self) -> None:
-        _one_of("decimals", self.decimals, ("precise", "string", "double"))
-        _one_of("timestamps", self.timestamps, ("ms", "us", "ns"))
-        _one_of("encoding", self.encoding, ("json", "json_schema", "avro"))
+        check_fields(self)
         if (self.registry is None) == (self.encoding == "avro"):
             raise DeclarationError("registry: expected an URL where encoding='avro', and only there")
         if self.registry is not None:
