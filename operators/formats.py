@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from operators.declared import SECRET, check_fields
+from operators.events import names_of
 from operators.schema import DeclarationError
 
 PLACEHOLDER = "__debezium_unavailable_value"
@@ -23,14 +24,21 @@ Absent = Literal["keep", "null"]
 
 
 def _check_registry(url: str) -> None:
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url:
         raise DeclarationError(
             "registry: received an URL with credentials, which would show in messages; put them into the environment, "
             "as GOLDWAX_REGISTRY_USERNAME and GOLDWAX_REGISTRY_PASSWORD"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_http(url):
         raise DeclarationError(f"registry={url!r}: expected an URL like 'http://127.0.0.1:8081' or 'https://…'")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets, or a port that is no number
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ class Rows:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for words in ("upserts", "deletes", "truncates"):
+            object.__setattr__(self, words, names_of(getattr(self, words)))
         kinds = {"upserts": self.upserts, "deletes": self.deletes, "truncates": self.truncates}
         for one, other in combinations(kinds, 2):
             if both := sorted({*kinds[one]} & {*kinds[other]}):

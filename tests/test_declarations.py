@@ -162,6 +162,32 @@ def test_a_part_that_is_not_what_its_annotation_says_is_refused(
 def test_a_text_is_taken_for_a_list_of_one_wherever_names_are_listed() -> None:
     assert silver(keys="id", ignore_null_updates="name").keys == ("id",)
     assert kpi(group_by="name").group_by == ("name",)
+    one: Any = "upsert"
+    several: Any = ["upsert", "c"]
+    assert Json(operation="op", upserts=one) == Json(operation="op", upserts=("upsert",))
+    assert repr(Json(operation="op", upserts=several)) == repr(Json(operation="op", upserts=("upsert", "c")))
+    with pytest.raises(DeclarationError, match="'upsert' is in upserts and in deletes"):
+        Json(operation="op", deletes=one)
+
+
+@pytest.mark.parametrize(
+    ("declare", "declared", "message"),
+    [
+        (silver, {"keys": ["id", "id"]}, r"keys: received \['id', 'id'\], expected each column once"),
+        (kpi, {"measures": {"n": Count(), "N": Count()}}, "measure 'N': the name is .*taken"),
+        (kpi, {"measures": {"Name": Count()}}, "measure 'Name': the name is .*taken"),
+        (Snapshots, {"path": "x", "versions": -1}, "versions: received -1, expected 0 or more"),
+        (Avro, {"registry": "ada:s3cret@h"}, "registry: received an URL with credentials"),
+        (Avro, {"registry": "http://h:port"}, "registry='http://h:port': expected an URL like"),
+        (Avro, {"registry": "http://h:123456"}, "registry='http://h:123456': expected an URL like"),
+        (Avro, {"registry": "http://[h"}, r"registry='http://\[h': expected an URL like"),
+    ],
+)
+def test_what_could_not_run_is_refused_where_it_is_declared(
+    declare: Callable[..., object], declared: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(**declared)
 
 
 def test_a_schema_without_columns_is_refused() -> None:
