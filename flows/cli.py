@@ -67,20 +67,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load_pipeline(module: str) -> Pipeline:
     """Return the attribute `pipeline` of a module, found as `python -m` would. Raises UsageError."""
+    if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(
+            f"received {module!r}, expected a module as Python imports it, such as flows.flights, without a path or .py"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), "pipeline", None)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cannot import {module!r}: {error}. Expected a module as Python imports it, such as flows.flights; "
-            "run the command where the module is"
-        ) from error
-    except (ImportError, SyntaxError, DeclarationError) as error:
-        raise UsageError(f"cannot import {module!r}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"cannot import {module!r}: {_import_problem(module, error)}") from error
     if not isinstance(found, Pipeline):
         raise UsageError(f"{module}: expected an attribute `pipeline = Pipeline(…)`, found {type(found).__name__}")
     return found
+
+
+def _import_problem(module: str, error: Exception) -> str:
+    """Say whether the module is not there, or what it raised."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return (
+            f"{error}. Expected a module as Python imports it, such as flows.flights; run the command where the "
+            "module is"
+        )
+    return f"{type(error).__name__}: {error}. python -c 'import {module}' says where"
 
 
 def _print_tables(module: str) -> None:
