@@ -11,7 +11,7 @@ from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.quarantine import QuarantineError
-from flows.quarantine_command import add_quarantine, quarantine_lines
+from flows.quarantine_command import add_quarantine, quarantine_lines, take_positions
 from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.settings import Settings
@@ -45,7 +45,7 @@ _TOLD = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code of the process: 0, 1 for an error with a message, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         match options.command:
             case "demo":
@@ -173,6 +173,14 @@ def _input(name: str) -> str:
     """Return the name of a position as people read it."""
     topic, _, partition = name.rpartition("/")
     return f"{topic} (snapshots)" if partition == str(PARTITION) else name
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if unknown := take_positions(options, left):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
