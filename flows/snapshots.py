@@ -43,8 +43,6 @@ class Snapshots:
         check_fields(self)
         if not self.topic:
             raise DeclarationError(f"Snapshots({self.path!r}): expected a path that ends with a name")
-        if isinstance(self.versions, int) and self.versions < 0:
-            raise DeclarationError(f"versions: received {self.versions}, expected 0 or more")
         if self.versions not in ("arrival", "delta") and isinstance(self.versions, str):
             VersionNames(self.versions)
         if self.versions == "delta" and self.marker != _MARKER:

@@ -176,7 +176,6 @@ def test_a_text_is_taken_for_a_list_of_one_wherever_names_are_listed() -> None:
         (silver, {"keys": ["id", "id"]}, r"keys: received \['id', 'id'\], expected each column once"),
         (kpi, {"measures": {"n": Count(), "N": Count()}}, "measure 'N': the name is .*taken"),
         (kpi, {"measures": {"Name": Count()}}, "measure 'Name': the name is .*taken"),
-        (Snapshots, {"path": "x", "versions": -1}, "versions: received -1, expected 0 or more"),
         (Avro, {"registry": "ada:s3cret@h"}, "registry: received an URL with credentials"),
         (Avro, {"registry": "http://h:port"}, "registry='http://h:port': expected an URL like"),
         (Avro, {"registry": "http://h:123456"}, "registry='http://h:123456': expected an URL like"),
