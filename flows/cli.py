@@ -11,7 +11,7 @@ from flows.demo.story import run_demo
 from flows.freshness import FreshnessError
 from flows.pipeline import Pipeline
 from flows.quarantine import QuarantineError
-from flows.quarantine_command import add_quarantine, quarantine_lines
+from flows.quarantine_command import add_quarantine, quarantine_lines, take_positions
 from flows.rebuild import rebuild
 from flows.restaging import CannotRebuildError
 from flows.settings import Settings
@@ -33,6 +33,7 @@ class UsageError(Exception):
 
 _TOLD = (
     UsageError,
+    DeclarationError,
     QuarantineError,
     CannotRebuildError,
     DemoError,
@@ -45,7 +46,7 @@ _TOLD = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code of the process: 0, 1 for an error with a message, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         match options.command:
             case "demo":
@@ -67,20 +68,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def load_pipeline(module: str) -> Pipeline:
     """Return the attribute `pipeline` of a module, found as `python -m` would. Raises UsageError."""
+    if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(
+            f"received {module!r}, expected a module as Python imports it, such as flows.flights, without a path or .py"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), "pipeline", None)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"cannot import {module!r}: {error}. Expected a module as Python imports it, such as flows.flights; "
-            "run the command where the module is"
-        ) from error
-    except (ImportError, SyntaxError, DeclarationError) as error:
-        raise UsageError(f"cannot import {module!r}: {error}") from error
+    except Exception as error:
+        raise UsageError(f"cannot import {module!r}: {_import_problem(module, error)}") from error
     if not isinstance(found, Pipeline):
         raise UsageError(f"{module}: expected an attribute `pipeline = Pipeline(…)`, found {type(found).__name__}")
     return found
+
+
+def _import_problem(module: str, error: Exception) -> str:
+    """Say whether the module is not there, or what it raised."""
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return (
+            f"{error}. Expected a module as Python imports it, such as flows.flights; run the command where the "
+            "module is"
+        )
+    return f"{type(error).__name__}: {error}. python -c 'import {module}' says where"
 
 
 def _print_tables(module: str) -> None:
@@ -165,6 +175,14 @@ def _input(name: str) -> str:
     """Return the name of a position as people read it."""
     topic, _, partition = name.rpartition("/")
     return f"{topic} (snapshots)" if partition == str(PARTITION) else name
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if unknown := take_positions(options, left):
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from flows.names import checked_name
 from flows.silver import Silver
-from flows.strategy import Strategy, checked_strategy
+from flows.strategy import Strategy
+from operators.declared import check_fields
+from operators.events import names_of
 from operators.measures import Measure
 from operators.rollup import Rollup
 from operators.schema import DeclarationError
@@ -30,15 +33,16 @@ class Kpi:
 
     name: str
     source: Silver
-    measures: Mapping[str, Measure]
+    measures: Annotated[Mapping[str, Measure], "{'orders': Count()}"]
     group_by: Sequence[str] = ()
-    window: Tumbling | None = None
+    window: Annotated[Tumbling, "tumbling('1h', on='placed_at')"] | None = None
     refresh: OnCommit = OnCommit()
     strategy: Strategy = "deletion_vectors"
 
     def __post_init__(self) -> None:
         checked_name("Kpi", self.name)
-        checked_strategy("Kpi", self.name, self.strategy)
+        check_fields(self)
+        object.__setattr__(self, "group_by", names_of(self.group_by))
         if not self.measures:
             raise DeclarationError(f"Kpi {self.name!r}: measures is empty; expected at least one, as Count()")
         try:

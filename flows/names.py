@@ -12,9 +12,9 @@ _KEPT = {
 }
 
 
-def checked_name(what: str, name: str) -> str:
+def checked_name(what: str, name: object) -> str:
     """Return `name`. Raises DeclarationError unless it is lower-case letters, digits and underscores."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
         raise DeclarationError(
             f"{what} name {name!r}: expected a lower-case letter, then at most 62 lower-case letters, digits or "
             "underscores; it names folders and steps"
@@ -22,7 +22,7 @@ def checked_name(what: str, name: str) -> str:
     return name
 
 
-def checked_silver_name(name: str) -> str:
+def checked_silver_name(name: object) -> str:
     """Return the name of a Silver table. Raises DeclarationError also for one that we make folders with ourselves."""
     for word, kept in _KEPT.items():
         if f"{word}_" in f"{name}_":

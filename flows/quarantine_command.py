@@ -33,8 +33,17 @@ def add_quarantine(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     for each in (shown, retry):
         each.add_argument("table", metavar="TABLE", help="a Silver table")
     shown.add_argument("position", metavar="POSITION", help="topic/partition/offset, as `list` says it")
-    retry.add_argument("positions", metavar="POSITION", nargs="*", help="topic/partition/offset, as `list` says it")
+    said = "topic/partition/offset, as `list` says it"
+    retry.add_argument("positions", metavar="POSITION", nargs="*", default=[], help=said)
     retry.add_argument("--all", action="store_true", help="every record whose last attempt failed")
+
+
+def take_positions(options: argparse.Namespace, left: list[str]) -> list[str]:
+    """Take positions that stand behind `--all`, where argparse looks for none, and return what else is left."""
+    if not getattr(options, "all", False) or any(each.startswith("-") for each in left):
+        return left
+    options.positions = [*options.positions, *left]
+    return []
 
 
 def quarantine_lines(options: argparse.Namespace, pipeline: Pipeline, lake: Lake) -> Iterator[str]:

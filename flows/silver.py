@@ -5,6 +5,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from typing import Annotated
 
 import polars as pl
 
@@ -15,9 +16,10 @@ from flows.new_fields import NewFields, check_new_fields
 from flows.settings import Settings
 from flows.snapshots import Snapshots, check_snapshots
 from flows.sources import EventLog, Kafka
-from flows.strategy import Strategy, checked_strategy
-from flows.ties import Ties, checked_ties
+from flows.strategy import Strategy
+from flows.ties import Ties
 from operators.avro_reader import Schemas
+from operators.declared import check_arguments
 from operators.decode import Decoder
 from operators.events import SequenceBy, names_of
 from operators.expect import Expect
@@ -83,8 +85,8 @@ class Silver:
         name: str,
         *,
         source: Kafka | EventLog | Snapshots,
-        schema: Mapping[str, str],
-        keys: Sequence[str],
+        schema: Annotated[Mapping[str, str], "{'id': 'int64'}"],
+        keys: Annotated[Sequence[str], "['id']"],
         sequence_by: str | Sequence[str] | None = None,
         history: History = "scd1",
         track: Sequence[str] | None = None,
@@ -96,6 +98,7 @@ class Silver:
         initial: Snapshots | None = None,
         new_fields: NewFields = "ignore",
     ) -> None:
+        check_arguments(f"Silver {name!r}", Silver.__init__, locals())
         for attribute, value in (
             ("name", checked_silver_name(name)),
             ("source", source),
@@ -113,7 +116,6 @@ class Silver:
             ("new_fields", new_fields),
         ):
             object.__setattr__(self, attribute, value)
-        checked_strategy("Silver", name, strategy)
         try:
             object.__setattr__(self, "schema", parse_schema(schema))
             check_snapshots(source, initial, self.sequence_by, self.schema)
@@ -121,7 +123,6 @@ class Silver:
             self.decoder()
             for each in self.expectations:
                 checked_name("Expectation", each.name)
-            checked_ties(ties)
             checked_history(history, self.track, self.schema)
             checked_retention(history, tombstone_retention)
         except DeclarationError as error:

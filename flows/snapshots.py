@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from operators.declared import check_fields
 from operators.events import SequenceBy
 from operators.schema import DeclarationError, Schema
 from operators.version_names import TIMESTAMP, VersionNames
@@ -39,6 +40,7 @@ class Snapshots:
     marker: str | None = _MARKER
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.topic:
             raise DeclarationError(f"Snapshots({self.path!r}): expected a path that ends with a name")
         if self.versions not in ("arrival", "delta") and isinstance(self.versions, str):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from flows.settings import Settings
 from operators.avro_reader import Schemas
+from operators.declared import SECRET, check_fields
 from operators.formats import Format, Json
 from operators.readers import unknown
 from operators.schema import DeclarationError
@@ -36,11 +37,12 @@ class Kafka:
     topic: str
     format: Format = Json()
     bootstrap_servers: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False, metadata=SECRET)
     client: Literal["auto", "confluent", "kafka-python"] = "auto"
     start: Start = "earliest"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_start(self.start)
 
     def open(self, settings: Settings) -> Topic:
@@ -59,10 +61,11 @@ class EventLog:
 
     topic: str
     format: Format = Json()
-    directory: str = "events"
+    directory: str | Path = "events"
     start: Start = "earliest"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_start(self.start)
 
     def open(self, settings: Settings) -> Topic:
@@ -93,10 +96,10 @@ def start_position(topic: Topic, partition: int, start: Start) -> int:
             return int(start)
 
 
-def _check_start(start: object) -> None:
+def _check_start(start: Start) -> None:
     if isinstance(start, datetime) and start.tzinfo is None:
-        raise DeclarationError(f"start={start!r}: expected an instant with a zone, as datetime(…, tzinfo=UTC)")
-    if isinstance(start, int) and not isinstance(start, bool) and start >= 0:
-        return
-    if start not in ("earliest", "latest") and not isinstance(start, datetime):
-        raise DeclarationError(f"start={start!r}: expected 'earliest', 'latest', an instant or an offset")
+        raise DeclarationError(
+            f"start: received {start!r}, expected an instant with a zone, as datetime(…, tzinfo=UTC)"
+        )
+    if isinstance(start, int) and start < 0:
+        raise DeclarationError(f"start: received {start}, expected an offset, which is 0 or more")

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import polars as pl
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from polars.exceptions import PolarsError
 
 from flows.lake import SIDE, Lake
 from flows.pipeline import Pipeline
 from flows.snapshot_step import REFUSED, TAKEN, snapshot_partition
 from flows.snapshots import Snapshots
+from storage.errors import UnreadableTableError
 from storage.ledger import REBUILT
+from storage.object_store import reason
 from storage.owned_table import LEDGER
 from storage.staged_state import read_fates
 from storage.table_declaration import read_snapshot
@@ -75,11 +78,18 @@ def merged_version(uri: str) -> int:
 
 
 def table_facts(place: TablePlace) -> TableFacts | None:
-    """Read the facts of a table, None where there is none."""
+    """Read the facts of a table, None where there is none. Raises UnreadableTableError."""
     try:
-        table = DeltaTable(place.uri)
+        return _facts(place, DeltaTable(place.uri))
     except TableNotFoundError:
         return None
+    except (DeltaError, PolarsError) as error:
+        raise UnreadableTableError(
+            f"{place.uri}: the Delta table cannot be read: {reason(error)}. Restore it, or move it away"
+        ) from error
+
+
+def _facts(place: TablePlace, table: DeltaTable) -> TableFacts:
     rows = int(pl.scan_delta(table).select(pl.len()).collect().item())
     totals: Counter[str] = Counter()
     unmet: Counter[str] = Counter()

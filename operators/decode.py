@@ -141,6 +141,8 @@ class Decoder:
 def _check_keys(schema: Schema, keys: Sequence[str]) -> None:
     if not keys:
         raise DeclarationError("keys=[]: expected at least one column that identifies a row")
+    if len({*keys}) < len(keys):
+        raise DeclarationError(f"keys: received {[*keys]}, expected each column once")
     for key in keys:
         if key not in schema:
             raise DeclarationError(f"key {key!r}: expected one of {', '.join(schema)}.{did_you_mean(key, schema)}")

@@ -5,7 +5,7 @@ part of what a table remembers of its declaration, so it holds what changes the 
 more: not where a registry is, and not `absent`, as every staged event says itself which fields it did not have.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from operators.schema import DeclarationError, did_you_mean
+from operators.declared import SECRET, check_fields
+from operators.events import names_of
+from operators.schema import DeclarationError
 
 PLACEHOLDER = "__debezium_unavailable_value"
 """Debezium's ``unavailable.value.placeholder``: the column was not sent because the update did not touch it (TOAST)."""
@@ -21,21 +23,22 @@ PLACEHOLDER = "__debezium_unavailable_value"
 Absent = Literal["keep", "null"]
 
 
-def _one_of(option: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        expected = ", ".join(map(repr, known))
-        raise DeclarationError(f"{option}={value!r}: expected one of {expected}.{did_you_mean(value, known)}")
-
-
 def _check_registry(url: str) -> None:
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
+    if "@" in url:
         raise DeclarationError(
             "registry: received an URL with credentials, which would show in messages; put them into the environment, "
             "as GOLDWAX_REGISTRY_USERNAME and GOLDWAX_REGISTRY_PASSWORD"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_http(url):
         raise DeclarationError(f"registry={url!r}: expected an URL like 'http://127.0.0.1:8081' or 'https://…'")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of brackets, or a port that is no number
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Rows:
     truncates: tuple[str, ...] = field(default=("truncate",), repr=False)
 
     def __post_init__(self) -> None:
-        _one_of("timestamps", self.timestamps, ("s", "ms", "us", "ns"))
-        _one_of("absent", self.absent, ("keep", "null"))
+        check_fields(self)
+        for words in ("upserts", "deletes", "truncates"):
+            object.__setattr__(self, words, names_of(getattr(self, words)))
         kinds = {"upserts": self.upserts, "deletes": self.deletes, "truncates": self.truncates}
         for one, other in combinations(kinds, 2):
             if both := sorted({*kinds[one]} & {*kinds[other]}):
@@ -98,7 +102,7 @@ class Avro(Rows):
     'keep'
     """
 
-    registry: str = field(kw_only=True, repr=False)
+    registry: str = field(kw_only=True, repr=False, metadata=SECRET)
 
     def __post_init__(self) -> None:
         Rows.__post_init__(self)  # super() knows the class as it was before it got slots
@@ -123,12 +127,10 @@ class Debezium:
     decimals: Literal["precise", "string", "double"] = "precise"
     timestamps: Literal["ms", "us", "ns"] = "us"
     encoding: Literal["json", "json_schema", "avro"] = "json"
-    registry: str | None = None
+    registry: str | None = field(default=None, metadata=SECRET)
 
     def __post_init__(self) -> None:
-        _one_of("decimals", self.decimals, ("precise", "string", "double"))
-        _one_of("timestamps", self.timestamps, ("ms", "us", "ns"))
-        _one_of("encoding", self.encoding, ("json", "json_schema", "avro"))
+        check_fields(self)
         if (self.registry is None) == (self.encoding == "avro"):
             raise DeclarationError("registry: expected an URL where encoding='avro', and only there")
         if self.registry is not None:

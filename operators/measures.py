@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from operators import exact
+from operators.declared import check_fields
 from operators.schema import DeclarationError, Schema, did_you_mean
 
 _DIGITS = 38
@@ -28,6 +29,9 @@ class Count:
 
     column: str | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Sum:
@@ -38,6 +42,9 @@ class Sum:
 
     column: str
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Mean:
@@ -47,6 +54,9 @@ class Mean:
     """
 
     column: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 Measure = Count | Sum | Mean

@@ -122,10 +122,11 @@ class Rollup:
         if self._window:
             columns |= {WINDOW_START: pl.Datetime("us", "UTC"), WINDOW_END: pl.Datetime("us", "UTC")}
         for measure in self._measures:
-            if measure.name in columns or not measure.name or measure.name.startswith("_"):
+            if measure.name.lower() in map(str.lower, columns) or not measure.name or measure.name.startswith("_"):
                 raise DeclarationError(
-                    f"measure {measure.name!r}: the name is empty, taken by a group-by or window column, or begins "
-                    "with an underscore, which is kept for technical columns; choose another"
+                    f"measure {measure.name!r}: the name is empty, taken by another column (Delta does not tell "
+                    "upper and lower case apart), or begins with an underscore, which is kept for technical columns; "
+                    "choose another"
                 )
             columns[measure.name] = measure.dtype
         columns[ROWS] = pl.Int64()

@@ -74,6 +74,8 @@ def parse_type(text: str) -> pl.DataType:
 
 def parse_schema(declared: Mapping[str, str]) -> Schema:
     """Return the typed columns of a declaration, in its order; technical names (leading ``_``) are refused."""
+    if not declared:
+        raise DeclarationError("schema: received {}, expected at least one column")
     _check_names(declared)
     try:
         return {name: parse_type(text) for name, text in declared.items()}

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import polars as pl
 
+from operators.declared import check_arguments
 from operators.schema import DeclarationError
 
 _UNITS = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -48,4 +49,5 @@ def tumbling(length: str, on: str) -> Tumbling:
     >>> tumbling("1h", on="placed_at").length
     datetime.timedelta(seconds=3600)
     """
+    check_arguments("tumbling", tumbling, locals())
     return Tumbling(parse_duration(length), on)

@@ -215,7 +215,7 @@ def test_a_value_that_is_nested_to_any_depth_costs_its_own_record_only(
         (lambda: Decoder(FLIGHTS, ["flight"], None, Json(operation="delay")), "'delay' is declared as Float64"),
         (lambda: Json(upserts=("x",), deletes=("x",)), "'x' is in upserts and in deletes"),
         (lambda: Debezium(decimals="presice"), "Did you mean 'precise'"),  # type: ignore[arg-type]
-        (lambda: Json(timestamps="min"), "timestamps='min': expected one of"),  # type: ignore[arg-type]
+        (lambda: Json(timestamps="min"), "timestamps: received 'min', expected 's', 'ms', 'us' or 'ns'"),  # type: ignore[arg-type]
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused(build: Callable[[], object], message: str) -> None:

@@ -291,7 +291,7 @@ def test_rows_are_valid_in_the_type_of_the_sequence(
 @pytest.mark.parametrize(
     ("declared", "message"),
     [
-        ({"history": "scd3"}, "unknown history 'scd3'; expected one of: scd1, scd2"),
+        ({"history": "scd3"}, "history: received 'scd3', expected 'scd1' or 'scd2'. Did you mean 'scd2'"),
         ({"track": ["kind"]}, "track is for history='scd2'"),
         ({"history": "scd2", "track": ["kid"]}, "unknown column 'kid'; the table has: id, .*Did you mean 'kind'"),
         (

@@ -119,7 +119,7 @@ def test_who_ignores_new_fields_is_told_to_declare_what_a_table_has_learned(tmp_
     frozen = silver(new_fields="ignore")
     with pytest.raises(TableMismatchError, match=r"n: found long, declared nothing.*Declare every column it has"):
         check_table(str(tmp_path / "staging/things"), staging_table(as_learned(frozen, Lake(str(tmp_path))), "demo"))
-    with pytest.raises(DeclarationError, match=r"unknown new_fields 'ad'; expected one of: ignore, add, quarantine"):
+    with pytest.raises(DeclarationError, match=r"new_fields: received 'ad', expected 'ignore', 'add' or 'quarantine'"):
         silver(new_fields="ad")
 
 

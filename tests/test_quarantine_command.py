@@ -236,10 +236,22 @@ def test_mistakes_end_with_what_is_there(goldwax: Command, tmp_path: Path) -> No
     assert told.startswith("goldwax quarantine: position '7': expected topic/partition/offset")
     told = goldwax("quarantine", "retry", "a_desk", "things", "things/0/7", code=1)
     assert "things/0/7 is not in the quarantine of 'things'; it is empty" in told
-    for arguments in ((), ("things/0/7", "--all")):
+    for arguments in ((), ("things/0/7", "--all"), ("--all", "things/0/7")):
         told = goldwax("quarantine", "retry", "a_desk", "things", *arguments, code=1)
         assert "expected either positions (topic/partition/offset, as `list` says them) or --all" in told
     assert not [*(tmp_path / "lake").rglob("*.parquet")]
+
+
+def test_arguments_that_are_missing_or_too_many_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    retry = ("quarantine", "retry", "a_desk")
+    for arguments, problem in (
+        ((*retry, "--all"), "the following arguments are required: TABLE\n"),
+        ((*retry, "things", "--alle"), "unrecognized arguments: --alle\n"),
+        (("quarantine", "list", "a_desk", "things", "7"), "unrecognized arguments: 7\n"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert problem in capsys.readouterr().err
 
 
 def test_a_quarantine_from_before_there_were_retries_is_read(goldwax: Command, tmp_path: Path) -> None:

@@ -44,6 +44,27 @@ def test_the_pipeline_of_the_readme_runs_as_it_says(tmp_path: Path) -> None:
     assert "lake/silver/orders" in shown.stdout
 
 
+def test_what_stops_a_run_is_told_where_the_readme_says(tmp_path: Path) -> None:
+    (declaration,) = _blocks("python")
+    (tmp_path / "events/orders").mkdir(parents=True)
+    (tmp_path / "events/orders/0-0.jsonl").write_text("no record\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def stderr(text: str) -> list[str]:
+        (tmp_path / "shop.py").write_text(text)
+        command = [sys.executable, "-m", "bytewax.run", "shop:flow(False)"]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, timeout=60)
+        assert run.returncode != 0
+        return run.stderr.decode().splitlines()
+
+    lines = stderr(declaration)
+    (told,) = (number for number, line in enumerate(lines) if line.startswith("goldwax:"))
+    stack = next(number for number, line in enumerate(lines) if "Traceback" in line or "panicked" in line)
+    assert told < stack
+    assert "it does not begin with '{'" in lines[told]
+    assert "key 'order': expected one of" in stderr(declaration.replace('["order_id"]', '["order"]'))[-1]
+
+
 def test_a_pipeline_takes_twenty_lines() -> None:
     (declaration,) = _blocks("python")
     statements = [line for line in declaration.splitlines() if line.strip() and not line.startswith(("import", "from"))]

@@ -130,7 +130,7 @@ def test_tables_of_strategy_rewrite_ask_nothing_new_of_their_readers(tmp_path: P
     chain.advance(thing(1, 1), thing(2, 1))
     assert DeltaTable(table.uri).protocol().min_reader_version == 3
     assert pl.read_delta(table.uri)["id"].sort().to_list() == [1, 2]
-    with pytest.raises(DeclarationError, match=r"unknown strategy 'rewrites'; .*Did you mean 'rewrite'"):
+    with pytest.raises(DeclarationError, match=r"Kpi 'kinds': strategy: received 'rewrites', .*Did you mean 'rewrite'"):
         Kpi("kinds", source=THINGS, group_by=["kind"], measures={"n": Count()}, strategy="rewrites")  # type: ignore[arg-type]
 
 

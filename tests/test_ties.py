@@ -125,5 +125,5 @@ def test_the_policy_fail_stops_before_anything_of_the_batch_is_merged(tmp_path: 
 
 
 def test_an_unknown_policy_is_refused() -> None:
-    with pytest.raises(DeclarationError, match="unknown policy ties='last'; expected one of: last_position, quaran"):
+    with pytest.raises(DeclarationError, match="ties: received 'last', expected 'last_position', 'quarantine' or"):
         kinds("last")  # type: ignore[arg-type]
