@@ -10,7 +10,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import polars as pl
 
@@ -26,7 +25,7 @@ from storage.delta_actions import DataFile
 from storage.owned_table import Commit, OwnedTable
 from storage.snapshot import Snapshot
 from storage.table import Edit, Table, polars_schema
-from storage.table_declaration import Declaration, check_snapshot, is_current, read_snapshot
+from storage.table_declaration import Declaration, check_columns, check_pipeline, is_current, read_snapshot
 from storage.table_evolution import evolution
 from storage.table_swap import Swap, read_live, swap
 
@@ -44,7 +43,8 @@ def restage(silver: Silver, lake: Lake, pipeline: str) -> None:
     snapshot = read_snapshot(uri)
     if snapshot is None:
         raise CannotRebuildError(f"{uri}: no staging table is here to make rows from; run the pipeline first")
-    check_snapshot(uri, snapshot, replace(declaration, derived=True))
+    check_columns(uri, snapshot, declaration)
+    check_pipeline(uri, snapshot, declaration)
     if is_current(snapshot, declaration):
         OwnedTable(uri, declaration)  # which adds columns that are declared now
         return

@@ -65,21 +65,6 @@ class Rollup:
             held_slots[~alive],
         )
 
-    def replace(self, rows: pl.DataFrame) -> Changes:
-        """Return what the Gold table must change to hold `rows`, one a group, and nothing else."""
-        slots = self._index.admit(rows)
-        present = self._groups.present(slots)
-        gone = np.setdiff1d(self._groups.slots(), slots)
-        return Changes(
-            rows_where(rows, ~present),
-            slots[~present],
-            self._groups.rows(slots[present]),
-            rows_where(rows, present),
-            slots[present],
-            self._groups.rows(gone),
-            gone,
-        )
-
     def apply(self, changes: Changes) -> None:
         """Make the state what it is after `changes`."""
         self._groups.remove(changes.deleted_slots)

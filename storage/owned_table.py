@@ -57,7 +57,9 @@ class OwnedTable(Table):
         super().__init__(uri)
         check_snapshot(uri, self._snapshot, declaration)
         self._epoch = self._snapshot.transactions.get(self._app_id("owner"), 0) + 1
-        if not declaration.is_met_by(self._snapshot):
+        if declaration.derived and not self.is_current:
+            self.schema = polars_schema(declaration.schema_text)  # of the rows to come, see `replace`
+        elif not declaration.is_met_by(self._snapshot):
             self._evolve()
 
     @property
@@ -72,7 +74,10 @@ class OwnedTable(Table):
 
     @property
     def is_current(self) -> bool:
-        """Tell whether the rows were made by our definition; a table nobody has written to has none."""
+        """Tell whether the rows were made by our definition; of a derived table that were not, `replace` them.
+
+        A table that nobody has written to has no definition.
+        """
         return is_current(self._snapshot, self._declaration)
 
     def positions(self, names: Iterable[str]) -> dict[str, int]:
@@ -96,6 +101,19 @@ class OwnedTable(Table):
         """Commit new rows (or none, to advance positions only). Raises as `commit` does."""
         edit = Edit("WRITE", self.write(rows))
         self.commit(lambda: edit, commit)
+
+    def replace(self, rows: pl.DataFrame, commit: Commit) -> None:
+        """Commit `rows` in the place of all that the table has, and make it what is declared. Raises as `commit`."""
+        files, changed = self.write(rows), list[Action]()
+
+        def edit() -> Edit:
+            nonlocal changed
+            is_met = self._declaration.is_met_by(self._snapshot)
+            changed = [] if is_met else self._declaration.changes(self._snapshot)
+            return Edit("REBUILD", files, self.data_files, changed)
+
+        self.commit(edit, commit)
+        self._snapshot.take(self.version, changed)
 
     def commit(self, edit: Callable[[], Edit], commit: Commit) -> None:
         """Commit what `edit` returns, with positions, ledger and epoch; see `Table.commit_edit`.

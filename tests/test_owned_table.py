@@ -196,5 +196,6 @@ def test_positions_and_definition_belong_to_the_pipeline_that_is_named(tmp_path:
     assert made.is_current
     again = OwnedTable(uri, declared(ROOMS, definition="keys Room", derived=True))
     assert not again.is_current
-    again.append(rooms(BOB), Commit({"desk/0": 2}))
+    again.replace(rooms(BOB), Commit({"desk/0": 2}))
+    assert held(tmp_path / "rooms") == [BOB]
     assert again.is_current
