@@ -184,7 +184,7 @@ class Accumulators:
         if beyond.height:
             raise MeasureOverflowError(
                 f"measure {self.name!r}: a sum is {beyond[self._sum][0]}, expected one that fits 64 bits. "
-                "Declare the column decimal(19, 0)"
+                f"Declare column {self.measure.column!r} decimal(19, 0): its tables follow at the next start"
             )
 
     def _float_values(self, rows: pl.DataFrame) -> list[float | None]:

@@ -17,6 +17,7 @@ from flows.batching import Batching
 from flows.lake import Lake
 from flows.run import Run
 from flows.settings import Settings
+from operators.measures import MeasureOverflowError
 from storage.errors import FencedError, TableMismatchError
 from tests.faults import Crash, Outcome, before_the_next_entry, crash_at_entry, fault
 from tests.readers import IN_PROCESS, assert_all_read
@@ -34,7 +35,8 @@ CHANGES: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
     "no group but a window": ({}, {"group_by": [], "window": tumbling("1h", on="at")}),
     "as it was again": ({}, {}),
     "a source column is widened": ({"area": "decimal(14, 3)"}, {}),
-    "a group becomes a measure": ({"area": "decimal(14, 3)"}, {"group_by": ["name"], "measures": {"id": Count()}}),
+    "integers become a decimal": ({"area": "decimal(14, 3)", "people": "decimal(19, 0)"}, {}),
+    "with a point": ({"area": "decimal(14, 3)", "people": "decimal(22, 2)"}, {}),
 }
 
 
@@ -94,6 +96,18 @@ def test_after_any_change_the_table_is_what_it_would_have_been_from_the_start_an
         past[version(lake)] = gold(lake)
     for earlier, rows in past.items():
         assert_all_read(IN_PROCESS, str(lake / "gold/k"), rows, earlier)
+
+
+@BOTH
+def test_a_sum_that_outgrows_its_integers_goes_on_as_a_decimal(tmp_path: Path, strategy: str) -> None:
+    lake, most = tmp_path / "lake", 2**63 - 1
+    chain = made(lake, cities({}, {}, strategy), 6)
+    city_of = '{"op": "upsert", "id": %d, "name": "Z", "people": %d}'
+    with pytest.raises(MeasureOverflowError, match=r"Declare column 'people' decimal\(19, 0\): its tables follow at"):
+        chain.advance(*((city_of % (number, most)).encode() for number in (20, 21)))
+    opened(lake, cities({"people": "decimal(19, 0)"}, {}, strategy), 8).advance((city_of % (22, 10**19 - 1)).encode())
+    rows = gold(lake).filter(name="Z").select("n", "m").rows()
+    assert rows == [(3, 2 * most + 10**19 - 1)]
 
 
 FIRST, OTHER = cities({}, {}), cities({"area": "decimal(14, 3)"}, {"group_by": ["id"], "measures": {"a": Sum("area")}})
