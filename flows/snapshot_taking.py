@@ -84,7 +84,8 @@ class Taking:
         read = snapshot_rows(self._place.parts(snapshot, columns.schema), columns)
         held = read_newest(self._staging, self._partition_id, columns.keys, [*columns.schema, "_sequence"])
         found = diff(read.rows, held, read.refused, columns.keys)
-        self._say(snapshot, found, read.refused.height, emptied=not read.rows.height and held.height > 0)
+        emptied = not read.rows.height and found.deletes.height == held.height > 0
+        self._say(snapshot, found, read.refused.height, emptied=emptied)
         upserts, deletes = found.upserts[[*columns.schema]], found.deletes[[*columns.keys]]
         if columns.sequence_column:  # a delete wins over the row it deletes, and over no newer one
             upserts = upserts.with_columns(_sequence=sequence_of(columns.sequence_column))
@@ -110,7 +111,8 @@ class Taking:
             refused,
         )
         if emptied:
-            _log.warning("%s: snapshot %s is empty: all its keys are deleted", self._source.path, snapshot.name)
+            what = "has no row that fits" if refused else "is empty"
+            _log.warning("%s: snapshot %s %s: all its keys are deleted", self._source.path, snapshot.name, what)
 
     def _shown(self, version: int) -> str:
         return self._source.shown(version)

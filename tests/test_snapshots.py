@@ -84,6 +84,19 @@ def test_an_empty_snapshot_deletes_everything_and_says_so(tmp_path: Path, caplog
     assert "snapshot v=2.parquet is empty: all its keys are deleted" in caplog.text
 
 
+@pytest.mark.parametrize(("ids", "left"), [([1, 2], {1: ("a",), 2: ("a",)}), ([None], {})])
+def test_a_snapshot_without_a_row_that_fits_deletes_the_keys_it_does_not_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ids: list[int | None], left: State
+) -> None:
+    write(tmp_path, 1, {1: A, 2: A})
+    rows = [(number, kind, "x") for number in ids for kind in "bc"]
+    pl.DataFrame(rows, pl.Schema(TYPES), orient="row").write_parquet(tmp_path / "exports/v=2.parquet")
+    take(things(tmp_path), tmp_path)
+    assert current(tmp_path, "kind") == left
+    assert "is empty" not in caplog.text
+    assert ("v=2.parquet has no row that fits: all its keys are deleted" in caplog.text) == (not left)
+
+
 def test_a_refused_row_is_in_quarantine_and_its_key_stays_as_it_was(tmp_path: Path) -> None:
     """Also when the run ends between the commits of quarantine and of staging."""
     write(tmp_path, 1, {1: A, 2: A, 3: A})
