@@ -133,19 +133,26 @@ class OwnedTable(Table):
             epoch = action["txn"]["version"]
             if epoch < self._epoch:
                 raise CommitRaceError(f"{self.uri}: an older owner, {epoch}, committed version {version} before us")
-            self._stop(epoch, version)
+            now = self.snapshot()
+            now.take(version, actions)
+            self._stop(epoch, now)
 
     def _check_outrun(self, snapshot: Snapshot) -> None:
         epoch = snapshot.transactions.get(self._app_id("owner"), 0)
         if epoch > self._epoch or (epoch == self._epoch and not self._claimed):
-            self._stop(epoch, snapshot.version)
+            self._stop(epoch, snapshot)
 
-    def _stop(self, epoch: int, version: int) -> NoReturn:
-        raise FencedError(
-            f"{self.uri}: owner epoch {epoch} has committed up to version {version}, ours is {self._epoch}: another "
-            f"process of pipeline {self._declaration.pipeline!r} has taken this table over. Keep one of them running; "
-            "this one stops"
+    def _stop(self, epoch: int, now: Snapshot) -> NoReturn:
+        ours = f"ours is {self._epoch}" + " and has not" * (epoch == self._epoch)
+        pipeline = f"pipeline {self._declaration.pipeline!r}"
+        is_same = now.metadata["id"] == self._snapshot.metadata["id"] and is_current(now, self._declaration)
+        what = (
+            f"another process of {pipeline} has taken this table over. Keep one of them running; this one stops"
+            if is_same
+            else "the table was made anew, by `goldwax rebuild` or a pipeline that is declared otherwise. This process "
+            f"stops. Start {pipeline} again, as it is declared now"
         )
+        raise FencedError(f"{self.uri}: owner epoch {epoch} has committed up to version {now.version}, {ours}: {what}")
 
     def _check_state(self, snapshot: Snapshot) -> None:
         super()._check_state(snapshot)
