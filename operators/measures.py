@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from operators import exact
-from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.schema import DeclarationError, Schema, did_you_mean, type_name
 
 _DIGITS = 38
 _MEAN_EXTRA_SCALE = 4
@@ -74,7 +74,7 @@ class Accumulators:
         if not isinstance(measure, Count) and not schema[column].is_numeric():
             raise DeclarationError(
                 f"measure {name!r}: {type(measure).__name__} needs a numeric column, received {column!r} of type "
-                f"{schema[column]}; count it instead, or pick another column"
+                f"{type_name(schema[column])}; count it instead, or pick another column"
             )
         accumulators = cls(name, measure, schema[column])
         accumulators._check_room()

@@ -160,8 +160,8 @@ def check_columns(uri: str, snapshot: Snapshot, declaration: Declaration) -> Non
     if problems:
         raise TableMismatchError(
             f"{uri}: a table with other columns is already here ({'; '.join(problems)}). Columns may be added and "
-            "types widened, no more. Declare every column it has, point the pipeline at another lake or name, or move "
-            "that table away"
+            'types widened, no more. Declare every column it has, or new_fields="add" where it learned them; or point '
+            "the pipeline at another lake or name, or move that table away"
         )
 
 

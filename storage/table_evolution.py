@@ -17,6 +17,18 @@ from dataclasses import dataclass
 _DIGITS = {"byte": 3, "short": 5, "integer": 10, "long": 19}
 """Most digits of an integer; shorter types come first."""
 
+_DECLARED = {
+    "byte": "int8",
+    "short": "int16",
+    "integer": "int32",
+    "long": "int64",
+    "float": "float32",
+    "double": "float64",
+    "boolean": "bool",
+    '{"type": "array", "elementType": "string", "containsNull": true}': "list<string>",
+}
+"""Types that are declared by other names than Delta's."""
+
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
 
 
@@ -45,13 +57,21 @@ def evolution(found: str, declared: str) -> Evolution:
     return Evolution(
         tuple(name for name in expected if name not in actual),
         widened,
-        tuple(f"{name}: found {actual[name]}, declared {expected.get(name, 'nothing')}" for name in wrong),
+        tuple(
+            f"{name}: found {_shown(actual[name])}, declared {_shown(expected.get(name, 'nothing'))}" for name in wrong
+        ),
         [name for name in actual if name in expected] != [name for name in expected if name in actual],
     )
 
 
 def _columns(schema: str) -> Mapping[str, str]:
     return {each["name"]: json.dumps(each["type"]).strip('"') for each in json.loads(schema)["fields"]}
+
+
+def _shown(type_: str) -> str:
+    """Return the name that a type is declared by; one that cannot be declared is named as Delta does."""
+    decimal = _DECIMAL.fullmatch(type_)
+    return f"decimal({decimal[1]}, {decimal[2]})" if decimal else _DECLARED.get(type_, type_)
 
 
 def _widens(found: str, declared: str) -> bool:

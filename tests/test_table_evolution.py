@@ -152,16 +152,17 @@ def test_widening_writes_no_row_as_changed_and_keeps_vectors_applied(tmp_path: P
 @pytest.mark.parametrize(
     ("column", "found", "declared_type", "message"),
     [
-        ("n", pl.Int32(), pl.Int16(), "n: found integer, declared short"),
-        ("n", pl.Int64(), pl.Float64(), "n: found long, declared double"),
-        ("n", pl.Float64(), pl.Float32(), "n: found double, declared float"),
-        ("n", pl.Int64(), pl.Decimal(18, 0), r"n: found long, declared decimal\(18,0\)"),
-        ("n", pl.Int32(), pl.Decimal(11, 2), r"n: found integer, declared decimal\(11,2\)"),
-        ("n", pl.Decimal(19, 0), pl.Int64(), r"n: found decimal\(19,0\), declared long"),
-        ("n", pl.Decimal(9, 2), pl.Decimal(9, 3), r"n: found decimal\(9,2\), declared decimal\(9,3\)"),
-        ("n", pl.Decimal(9, 2), pl.Decimal(12, 1), r"n: found decimal\(9,2\), declared decimal\(12,1\)"),
-        ("n", pl.String(), pl.Int64(), "n: found string, declared long"),
-        ("m", pl.Int64(), pl.Int64(), "n: found long, declared nothing"),
+        ("n", pl.Int32(), pl.Int16(), "n: found int32, declared int16"),
+        ("n", pl.Int64(), pl.Float64(), "n: found int64, declared float64"),
+        ("n", pl.Float64(), pl.Float32(), "n: found float64, declared float32"),
+        ("n", pl.Int64(), pl.Decimal(18, 0), r"n: found int64, declared decimal\(18, 0\)"),
+        ("n", pl.Int32(), pl.Decimal(11, 2), r"n: found int32, declared decimal\(11, 2\)"),
+        ("n", pl.Decimal(19, 0), pl.Int64(), r"n: found decimal\(19, 0\), declared int64"),
+        ("n", pl.Decimal(9, 2), pl.Decimal(9, 3), r"n: found decimal\(9, 2\), declared decimal\(9, 3\)"),
+        ("n", pl.Decimal(9, 2), pl.Decimal(12, 1), r"n: found decimal\(9, 2\), declared decimal\(12, 1\)"),
+        ("n", pl.String(), pl.Int64(), "n: found string, declared int64"),
+        ("n", pl.List(pl.String()), pl.Boolean(), "n: found list<string>, declared bool"),
+        ("m", pl.Int64(), pl.Int64(), "n: found int64, declared nothing"),
     ],
 )
 def test_what_is_no_widening_is_refused_and_changes_nothing(
