@@ -118,12 +118,12 @@ def test_a_refused_row_is_in_quarantine_and_its_key_stays_as_it_was(tmp_path: Pa
 
 def test_a_snapshot_with_other_columns_is_refused_as_a_whole_and_the_next_one_taken(tmp_path: Path) -> None:
     write(tmp_path, 1, {1: A, 2: A})
-    pl.DataFrame({"id": [1], "kind": [5]}).write_parquet(tmp_path / "exports/v=2.parquet")
+    pl.DataFrame({"id": [1], "nite": ["x"], "kind": [5]}).write_parquet(tmp_path / "exports/v=2.parquet")
     write(tmp_path, 3, {2: B})
     take(things(tmp_path, history="scd2"), tmp_path)
     staged = table(tmp_path, "staging/things")
     assert staged.filter(_sequence=2)["_op"].to_list() == ["quarantined"]
-    problems = "column 'kind' is int64, expected string; column 'note' is missing; found id, kind"
+    problems = "column 'kind' is int64, expected string; column 'note' is missing; found id, nite, kind"
     assert quarantined(tmp_path) == [("v=2.parquet", f"{problems}. Write it anew, as a later version")]
     rows = table(tmp_path, "silver/things").sort("id", "valid_from").select("id", "valid_from", "valid_to").rows()
     assert rows == [(1, 1, 3), (2, 1, 3), (2, 3, None)]
