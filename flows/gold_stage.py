@@ -12,7 +12,6 @@ from flows.row_changes import row_changes
 from flows.silver_stage import Handover
 from flows.stage import advance
 from flows.tables import gold_table
-from operators.changes import Changes
 from operators.eager import rows_where
 from operators.scd2 import IS_CURRENT
 from storage.change_feed import read_changes
@@ -39,7 +38,7 @@ class GoldStage:
     1. Changes come handed over in memory, and continue at the position.
     2. Where they do not, the versions in between are read from Silver's change feed first.
     3. A table that is new, was made by another declaration or from another Silver table, or whose missing versions
-       are gone from the feed, is made anew from all rows of Silver, in one commit.
+       are gone from the feed, is made anew from all rows of Silver: rows and columns change in one commit.
     """
 
     def __init__(self, kpi: Kpi, lake: Lake, pipeline: str) -> None:
@@ -58,7 +57,8 @@ class GoldStage:
         self._of_history = self._kpi.source.history == "scd2"
         self._inputs = [*self._rollup.inputs, *([IS_CURRENT] if self._of_history else [])]
         locator = RowLocator(self._table)
-        locator.load(self._rollup.load, self._rollup.schema.names())
+        if self._table.is_current:
+            locator.load(self._rollup.load, self._rollup.schema.names())
         self._writer = MergeWriter(self._table, locator)
         self._maintenance = Maintenance(self._table, locator, self._lake.retention)
         self._position = self._table.positions([self._silver]).get(self._silver) if self._table.is_current else None
@@ -105,21 +105,23 @@ class GoldStage:
                 self._position = step  # versions that changed no row need no commit
 
     def _advance_to(self, version: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
-        self._commit(version, self._rollup.plan(self._counted(before), self._counted(after)))
+        changes = self._rollup.plan(self._counted(before), self._counted(after))
+        self._writer.merge(row_changes(changes), self._said(version))
+        self._rollup.apply(changes)
+        self._position = version
+        self._maintenance.tick()
 
     def _make_anew(self, version: int) -> None:
         """Replace whatever the table holds by the KPI over all rows of Silver at `version`."""
         silver = DeltaTable(self._silver_uri, version=version)
         rows = self._counted(pl.scan_delta(silver).select(self._inputs).collect())
-        self._commit(version, self._rollup.replace(self._rollup.batch(rows)))
+        self._table.replace(self._rollup.batch(rows), self._said(version))
+        self._open()
 
     def _counted(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows that a KPI is made of: of a history, the current ones."""
         return rows_where(rows, rows[IS_CURRENT].to_numpy()) if self._of_history else rows
 
-    def _commit(self, version: int, changes: Changes) -> None:
+    def _said(self, version: int) -> Commit:
         ledger = {"silver": self._silver, "from_version": self._position, "version": version}
-        self._writer.merge(row_changes(changes), Commit({self._silver: version}, ledger))
-        self._rollup.apply(changes)
-        self._position = version
-        self._maintenance.tick()
+        return Commit({self._silver: version}, ledger)

@@ -10,7 +10,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import polars as pl
 
@@ -27,7 +26,7 @@ from storage.delta_actions import DataFile
 from storage.owned_table import Commit, OwnedTable
 from storage.snapshot import Snapshot
 from storage.table import Edit, Table, polars_schema
-from storage.table_declaration import Declaration, check_snapshot, is_current, read_snapshot
+from storage.table_declaration import Declaration, check_columns, check_pipeline, is_current, read_snapshot
 from storage.table_evolution import evolution
 from storage.table_swap import Swap, read_live, swap
 
@@ -48,7 +47,8 @@ def restage(silver: Silver, lake: Lake, pipeline: str, schemas: Schemas) -> None
             "move the Silver and quarantine tables away too; then run the pipeline"
         )
     made = None if is_current(snapshot, declaration) else _made_by(uri, snapshot, declaration)
-    check_snapshot(uri, snapshot, replace(declaration, derived=True))
+    check_columns(uri, snapshot, declaration)
+    check_pipeline(uri, snapshot, declaration)
     if made is None:
         OwnedTable(uri, declaration)  # which adds columns that are declared now
         return

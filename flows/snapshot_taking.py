@@ -85,7 +85,8 @@ class Taking:
         newest = read_newest(self._staging, self._partition_id, columns.keys, [*columns.schema, "_sequence"])
         held, gone = (newest.filter(_op=op).drop("_op") for op in ("upsert", "delete"))
         found = diff(read.rows, held, read.refused, columns.keys)
-        self._say(snapshot, found, read.refused.height, emptied=not read.rows.height and held.height > 0)
+        emptied = not read.rows.height and found.deletes.height == held.height > 0
+        self._say(snapshot, found, read.refused.height, emptied=emptied)
         upserts, deletes = found.upserts[[*columns.schema]], found.deletes[[*columns.keys]]
         if columns.sequence_column:  # a delete wins over the row it deletes, and over no newer one
             upserts = upserts.with_columns(_sequence=sequence_of(columns.sequence_column))
@@ -114,7 +115,8 @@ class Taking:
             refused,
         )
         if emptied:
-            _log.warning("%s: snapshot %s is empty: all its keys are deleted", self._source.path, snapshot.name)
+            what = "has no row that fits" if refused else "is empty"
+            _log.warning("%s: snapshot %s %s: all its keys are deleted", self._source.path, snapshot.name, what)
 
     def _say_gone(self, snapshot: FullSnapshot, back: pl.DataFrame) -> None:
         """Tell of rows whose keys were deleted, with the sequence of the delete, those that it wins over."""

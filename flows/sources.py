@@ -12,6 +12,7 @@ from operators.declared import SECRET, check_fields
 from operators.formats import Format, Json
 from operators.readers import unknown
 from operators.schema import DeclarationError
+from storage.errors import SourceError
 from storage.event_log import EventLogTopic
 from storage.kafka import kafka_topic
 from storage.kafka_settings import KafkaSettings
@@ -92,8 +93,13 @@ def start_position(topic: Topic, partition: int, start: Start) -> int:
             return end
         case datetime():
             return topic.offset_at(partition, int(start.timestamp() * 1000))
-        case _:
+        case _ if first <= start <= end:
             return int(start)
+        case _:
+            raise SourceError(
+                f"start={start}: partition {partition} of topic {topic.name!r} holds offsets {first} up to {end} "
+                "(exclusive), expected one of these, or the end. Declare another, or 'earliest' or 'latest'"
+            )
 
 
 def _check_start(start: Start) -> None:

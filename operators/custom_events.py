@@ -10,6 +10,7 @@ from operators.events import Columns, Judged, judge
 from operators.formats import Custom
 from operators.instants import in_text, off_calendar
 from operators.json_batch import clip
+from operators.schema import type_name
 from operators.wire import Reading
 
 CUSTOM_SEQUENCE = "_sequence"
@@ -106,7 +107,7 @@ class CustomEvents:
     def _cast(self, values: pl.Series, dtype: pl.DataType) -> Reading:
         """Return values of the declared type, and which of them cannot be one. Raises CustomDecodeError."""
         if values.dtype != dtype and not _is_safe(values.dtype, dtype):
-            self._fail(f"column {values.name!r} of type {values.dtype}, expected {dtype}")
+            self._fail(f"column {values.name!r} of type {values.dtype}, expected {type_name(dtype)}")
         cast = values.cast(dtype, strict=False)
         beyond = (~cast.is_finite()).fill_null(value=False) if dtype.is_float() else off_calendar(cast)
         bad = (cast.is_null() & values.is_not_null()) | beyond
@@ -133,5 +134,5 @@ def _is_safe(found: pl.DataType, declared: pl.DataType) -> bool:
 def _of_misfit(values: pl.Series, bad: pl.Series, dtype: pl.DataType) -> pl.Series:
     places = bad.arg_true()
     texts = in_text(values.gather(places))
-    shown = [f"column {values.name!r}: received {clip(text, 100)}, expected {dtype}" for text in texts]
+    shown = [f"column {values.name!r}: received {clip(text, 100)}, expected {type_name(dtype)}" for text in texts]
     return pl.Series([None], dtype=pl.String).new_from_index(0, len(values)).scatter(places, shown)

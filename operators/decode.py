@@ -16,7 +16,7 @@ from operators.events import Columns, Judged, SequenceBy, without_null_updates
 from operators.formats import Custom, Debezium, Format
 from operators.readers import unknown
 from operators.row_events import RowEvents
-from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.schema import DeclarationError, Schema, did_you_mean, type_name
 
 _REJECTS = {"_row": pl.UInt32(), "stage": pl.String(), "reason": pl.String()}
 UNMET = pl.Schema({"_row": pl.UInt32(), "expectation": pl.String(), "stops": pl.String()})
@@ -148,7 +148,8 @@ def _check_keys(schema: Schema, keys: Sequence[str]) -> None:
             raise DeclarationError(f"key {key!r}: expected one of {', '.join(schema)}.{did_you_mean(key, schema)}")
         if schema[key].is_float() or schema[key].is_nested():
             raise DeclarationError(
-                f"key {key!r} is a {schema[key]}; expected another type, as floats and lists cannot identify a row"
+                f"key {key!r} is a {type_name(schema[key])}; expected another type, as floats and lists cannot "
+                "identify a row"
             )
 
 
@@ -175,7 +176,9 @@ def _check_sequence_part(schema: Schema, name: str, fmt: Format) -> None:
     if name in schema:
         dtype = schema[name]
         if not (dtype.is_integer() or isinstance(dtype, pl.Date | pl.Datetime)):
-            raise DeclarationError(f"sequence_by={name!r} is a {dtype}; expected an integer, a date or a timestamp")
+            raise DeclarationError(
+                f"sequence_by={name!r} is a {type_name(dtype)}; expected an integer, a date or a timestamp"
+            )
     elif isinstance(fmt, Custom):
         if name != CUSTOM_SEQUENCE:
             usable = [*schema, CUSTOM_SEQUENCE]

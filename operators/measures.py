@@ -11,7 +11,7 @@ import polars as pl
 
 from operators import exact
 from operators.declared import check_fields
-from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.schema import DeclarationError, Schema, did_you_mean, type_name
 
 _DIGITS = 38
 _MEAN_EXTRA_SCALE = 4
@@ -84,7 +84,7 @@ class Accumulators:
         if not isinstance(measure, Count) and not schema[column].is_numeric():
             raise DeclarationError(
                 f"measure {name!r}: {type(measure).__name__} needs a numeric column, received {column!r} of type "
-                f"{schema[column]}; count it instead, or pick another column"
+                f"{type_name(schema[column])}; count it instead, or pick another column"
             )
         accumulators = cls(name, measure, schema[column])
         accumulators._check_room()
@@ -194,7 +194,7 @@ class Accumulators:
         if beyond.height:
             raise MeasureOverflowError(
                 f"measure {self.name!r}: a sum is {beyond[self._sum][0]}, expected one that fits 64 bits. "
-                "Declare the column decimal(19, 0)"
+                f"Declare column {self.measure.column!r} decimal(19, 0): its tables follow at the next start"
             )
 
     def _float_values(self, rows: pl.DataFrame) -> list[float | None]:

@@ -9,7 +9,7 @@ from operators.changes import Changes
 from operators.eager import rows_where
 from operators.key_index import KeyIndex, Slots
 from operators.measures import Accumulators, Measure
-from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.schema import DeclarationError, Schema, did_you_mean, type_name
 from operators.slot_rows import SlotRows
 from operators.windows import Tumbling
 
@@ -63,21 +63,6 @@ class Rollup:
             held_slots[alive],
             rows_where(held, ~alive),
             held_slots[~alive],
-        )
-
-    def replace(self, rows: pl.DataFrame) -> Changes:
-        """Return what the Gold table must change to hold `rows`, one a group, and nothing else."""
-        slots = self._index.admit(rows)
-        present = self._groups.present(slots)
-        gone = np.setdiff1d(self._groups.slots(), slots)
-        return Changes(
-            rows_where(rows, ~present),
-            slots[~present],
-            self._groups.rows(slots[present]),
-            rows_where(rows, present),
-            slots[present],
-            self._groups.rows(gone),
-            gone,
         )
 
     def apply(self, changes: Changes) -> None:
@@ -145,8 +130,8 @@ def _check_columns(schema: Schema, group_by: Sequence[str], window: Tumbling | N
             )
         if schema[name].is_float() or schema[name].is_nested():
             raise DeclarationError(
-                f"group_by: column {name!r} is of type {schema[name]}; floats and lists cannot identify a group, "
-                "use a column of another type"
+                f"group_by: column {name!r} is of type {type_name(schema[name])}; floats and lists cannot identify a "
+                "group, use a column of another type"
             )
     if window and window.on not in schema:
         raise DeclarationError(
@@ -155,7 +140,7 @@ def _check_columns(schema: Schema, group_by: Sequence[str], window: Tumbling | N
         )
     if window and schema[window.on] not in (pl.Date(), pl.Datetime("us", "UTC")):
         raise DeclarationError(
-            f"window: column {window.on!r} is of type {schema[window.on]}, expected a timestamp or a date"
+            f"window: column {window.on!r} is of type {type_name(schema[window.on])}, expected a timestamp or a date"
         )
 
 

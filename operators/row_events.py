@@ -11,7 +11,7 @@ from operators.events import UNORDERED, Columns, Judged, judge, sequence_of
 from operators.formats import Avro, Rows
 from operators.look import Field
 from operators.readers import JsonReader, RecordReader, framed, row_reader
-from operators.schema import DeclarationError
+from operators.schema import DeclarationError, type_name
 from operators.wire import wires_for
 
 
@@ -21,7 +21,7 @@ class RowEvents:
     def __init__(self, columns: Columns, fmt: Rows, schemas: Schemas) -> None:
         dtype = columns.schema.get(fmt.operation or "", pl.String())
         if not isinstance(dtype, pl.String):
-            raise DeclarationError(f"operation {fmt.operation!r} is declared as {dtype}; expected a string")
+            raise DeclarationError(f"operation {fmt.operation!r} is declared as {type_name(dtype)}; expected a string")
         fields = [
             Field(name, (name,), dtype, wires_for(dtype, fmt), None if name in columns.keys else name)
             for name, dtype in columns.schema.items()

@@ -72,6 +72,17 @@ def parse_type(text: str) -> pl.DataType:
     raise DeclarationError(f"unknown type {text!r}; expected one of: {', '.join(known)}.{did_you_mean(text, known)}")
 
 
+def type_name(dtype: pl.DataType) -> str:
+    """Return the name that a type is declared by; one that cannot be declared is named as polars does.
+
+    >>> type_name(pl.Decimal(12, 2)), type_name(pl.Datetime("us", "UTC")), type_name(pl.Binary())
+    ('decimal(12, 2)', 'timestamp', 'Binary')
+    """
+    if isinstance(dtype, pl.Decimal):
+        return f"decimal({dtype.precision}, {dtype.scale})"
+    return next((name for name, plain in _PLAIN.items() if plain == dtype), str(dtype))
+
+
 def parse_schema(declared: Mapping[str, str]) -> Schema:
     """Return the typed columns of a declaration, in its order; technical names (leading ``_``) are refused."""
     if not declared:

@@ -13,7 +13,7 @@ import polars as pl
 
 from operators.events import Columns
 from operators.instants import in_text, off_calendar
-from operators.schema import Schema
+from operators.schema import Schema, type_name
 
 
 class MisfitError(Exception):
@@ -84,7 +84,7 @@ def _misfits(found: pl.Schema, declared: Schema) -> Iterator[str]:
         if name not in found:
             yield f"column {name!r} is missing; found {', '.join(found) or 'none'}"
         elif not _fits(found[name], dtype):
-            yield f"column {name!r} is {found[name]}, expected {dtype}"
+            yield f"column {name!r} is {type_name(found[name])}, expected {type_name(dtype)}"
 
 
 def _fits(found: pl.DataType, declared: pl.DataType) -> bool:
@@ -111,7 +111,7 @@ def _cast(name: str, found: pl.DataType, declared: pl.DataType) -> pl.Expr:
 def _unfitting(part: pl.DataFrame, rows: pl.DataFrame) -> Iterator[pl.Expr]:
     """Yield, for each column with values that cannot be of its type, an expression of the reason."""
     for name, dtype in rows.schema.items():
-        reason = pl.lit(f"column {name!r}: received a value that is no {dtype}")
+        reason = pl.lit(f"column {name!r}: received a value that is no {type_name(dtype)}")
         if rows[name].null_count() > part[name].null_count():
             yield pl.when(pl.col(name).is_null() & pl.col(_shadow(name)).is_not_null()).then(reason)
         if dtype.is_float() and not rows[name].is_finite().all():

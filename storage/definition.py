@@ -35,10 +35,16 @@ def differences(made: Terms, declared: Terms) -> dict[str, str]:
 
     >>> differences({"keys": ["id"], "history": "scd1"}, {"keys": ["id", "country"], "history": "scd1"})
     {'keys': "keys: made with ['id'], declared ['id', 'country']"}
+    >>> differences({"ties": "quarantine"}, {})  # a term that says only what is not usual
+    {'ties': 'ties: made with quarantine, declared otherwise'}
     """
     names = [*declared, *(name for name in made if name not in declared)]
-    pairs = {name: (_plain(made.get(name)), _plain(declared.get(name))) for name in names}
-    return {name: f"{name}: made with {old}, declared {new}" for name, (old, new) in pairs.items() if old != new}
+    changed = [name for name in names if _plain(made.get(name)) != _plain(declared.get(name))]
+    return {name: f"{name}: made {_said(made, name, 'with ')}, declared {_said(declared, name)}" for name in changed}
+
+
+def _said(terms: Terms, name: str, before: str = "") -> str:
+    return f"{before}{_plain(terms[name])}" if name in terms else "otherwise"
 
 
 def _plain(value: str | Sequence[str] | None) -> str | list[str] | None:

@@ -17,7 +17,7 @@ from polars.exceptions import PolarsError
 from storage.delta_actions import Action
 from storage.delta_log import DeltaLog
 from storage.errors import SourceError, UnreadableSnapshotError
-from storage.full_snapshots import FullSnapshot
+from storage.full_snapshots import FullSnapshot, to_read
 from storage.object_store import open_store, reason
 from storage.snapshot import Snapshot
 
@@ -41,7 +41,7 @@ class DeltaSnapshots:
         return found if found or log.holds(last) else self._beyond(last)
 
     def parts(self, snapshot: FullSnapshot, columns: Collection[str]) -> Iterator[pl.DataFrame]:
-        """Yield the rows of a version; of `columns` those that are there."""
+        """Yield the rows of a version, in those of `columns` that are there."""
         yield read_delta(self._uri, snapshot.version, columns)
 
     def _beyond(self, last: int) -> list[FullSnapshot]:
@@ -66,13 +66,13 @@ class DeltaSnapshots:
 
 
 def read_delta(uri: str, version: int | None, columns: Collection[str]) -> pl.DataFrame:
-    """Return the rows of a version of a Delta table, or of its newest; of `columns` those that are there.
+    """Return the rows of a version of a Delta table, or of its newest, in those of `columns` that are there.
 
     Raises UnreadableSnapshotError.
     """
     try:
         rows = pl.scan_delta(DeltaTable(uri, version=version))
-        return rows.select(name for name in rows.collect_schema() if name in columns).collect()
+        return rows.select(to_read(rows.collect_schema().names(), columns)).collect()
     except (DeltaError, PolarsError, OSError) as error:
         raise UnreadableSnapshotError(f"{uri}: version {version} cannot be read: {reason(error)}") from error
 

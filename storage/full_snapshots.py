@@ -31,8 +31,18 @@ class FullSnapshots(Protocol):
         ...
 
     def parts(self, snapshot: FullSnapshot, columns: Collection[str]) -> Iterator[pl.DataFrame]:
-        """Yield the rows of a snapshot, file by file; of `columns` those that are there.
+        """Yield the rows of a snapshot, file by file, in those of `columns` that are there; see `to_read`.
 
         Raises UnreadableSnapshotError, at any part: what came before it then is no snapshot. Raises TransientError.
         """
         ...
+
+
+def to_read(found: Collection[str], wanted: Collection[str]) -> list[pl.Expr]:
+    """Return what to read of the columns that are `found`: those that are `wanted`.
+
+    Where one of these is missing, all: NULL stands for the others, so that a refusal can name them.
+    """
+    others = [] if {*wanted} <= {*found} else found
+    names = dict.fromkeys(name for name in found if name in wanted or name in others)
+    return [pl.col(name) if name in wanted else pl.lit(None).alias(name) for name in names]

@@ -57,7 +57,9 @@ class OwnedTable(Table):
         super().__init__(uri)
         check_snapshot(uri, self._snapshot, declaration)
         self._epoch = self._snapshot.transactions.get(self._app_id("owner"), 0) + 1
-        if not declaration.is_met_by(self._snapshot):
+        if declaration.derived and not self.is_current:
+            self.schema = polars_schema(declaration.schema_text)  # of the rows to come, see `replace`
+        elif not declaration.is_met_by(self._snapshot):
             self._evolve()
 
     @property
@@ -72,7 +74,10 @@ class OwnedTable(Table):
 
     @property
     def is_current(self) -> bool:
-        """Tell whether the rows were made by our definition; a table nobody has written to has none."""
+        """Tell whether the rows were made by our definition; of a derived table that were not, `replace` them.
+
+        A table that nobody has written to has no definition.
+        """
         return is_current(self._snapshot, self._declaration)
 
     def positions(self, names: Iterable[str]) -> dict[str, int]:
@@ -97,6 +102,19 @@ class OwnedTable(Table):
         edit = Edit("WRITE", self.write(rows))
         self.commit(lambda: edit, commit)
 
+    def replace(self, rows: pl.DataFrame, commit: Commit) -> None:
+        """Commit `rows` in the place of all that the table has, and make it what is declared. Raises as `commit`."""
+        files, changed = self.write(rows), list[Action]()
+
+        def edit() -> Edit:
+            nonlocal changed
+            is_met = self._declaration.is_met_by(self._snapshot)
+            changed = [] if is_met else self._declaration.changes(self._snapshot)
+            return Edit("REBUILD", files, self.data_files, changed)
+
+        self.commit(edit, commit)
+        self._snapshot.take(self.version, changed)
+
     def commit(self, edit: Callable[[], Edit], commit: Commit) -> None:
         """Commit what `edit` returns, with positions, ledger and epoch; see `Table.commit_edit`.
 
@@ -115,19 +133,26 @@ class OwnedTable(Table):
             epoch = action["txn"]["version"]
             if epoch < self._epoch:
                 raise CommitRaceError(f"{self.uri}: an older owner, {epoch}, committed version {version} before us")
-            self._stop(epoch, version)
+            now = self.snapshot()
+            now.take(version, actions)
+            self._stop(epoch, now)
 
     def _check_outrun(self, snapshot: Snapshot) -> None:
         epoch = snapshot.transactions.get(self._app_id("owner"), 0)
         if epoch > self._epoch or (epoch == self._epoch and not self._claimed):
-            self._stop(epoch, snapshot.version)
+            self._stop(epoch, snapshot)
 
-    def _stop(self, epoch: int, version: int) -> NoReturn:
-        raise FencedError(
-            f"{self.uri}: owner epoch {epoch} has committed up to version {version}, ours is {self._epoch}: another "
-            f"process of pipeline {self._declaration.pipeline!r} has taken this table over. Keep one of them running; "
-            "this one stops"
+    def _stop(self, epoch: int, now: Snapshot) -> NoReturn:
+        ours = f"ours is {self._epoch}" + " and has not" * (epoch == self._epoch)
+        pipeline = f"pipeline {self._declaration.pipeline!r}"
+        is_same = now.metadata["id"] == self._snapshot.metadata["id"] and is_current(now, self._declaration)
+        what = (
+            f"another process of {pipeline} has taken this table over. Keep one of them running; this one stops"
+            if is_same
+            else "the table was made anew, by `goldwax rebuild` or a pipeline that is declared otherwise. This process "
+            f"stops. Start {pipeline} again, as it is declared now"
         )
+        raise FencedError(f"{self.uri}: owner epoch {epoch} has committed up to version {now.version}, {ours}: {what}")
 
     def _check_state(self, snapshot: Snapshot) -> None:
         super()._check_state(snapshot)

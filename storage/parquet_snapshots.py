@@ -20,7 +20,7 @@ from polars.exceptions import PolarsError
 
 from storage.delta_snapshots import read_delta
 from storage.errors import SourceError, TransientError, UnreadableSnapshotError
-from storage.full_snapshots import FullSnapshot
+from storage.full_snapshots import FullSnapshot, to_read
 from storage.object_store import is_local, open_store, reason
 from storage.ranged_file import RangedFile
 
@@ -59,7 +59,7 @@ class ParquetSnapshots:
         return [found[version] for version in sorted(found)]
 
     def parts(self, snapshot: FullSnapshot, columns: Collection[str]) -> Iterator[pl.DataFrame]:
-        """Yield the rows of a snapshot, file by file; of `columns` those that are there."""
+        """Yield the rows of a snapshot, file by file, in those of `columns` that are there."""
         files = self._files(snapshot.name)
         if any(path.startswith(f"{snapshot.name}/{_DELTA}/") for path in files):
             yield read_delta(f"{self._place}/{snapshot.name}", None, columns)
@@ -117,7 +117,10 @@ class ParquetSnapshots:
         place = f"{self._place}/{path}"
         try:
             source = pq.ParquetFile(place if is_local(place) else RangedFile(open_store(self._place), path, size))
-            return pl.DataFrame(source.read([name for name in source.schema_arrow.names if name in columns]))
+            names = source.schema_arrow.names
+            return pl.DataFrame(source.read([name for name in names if name in columns])).select(
+                to_read(names, columns)
+            )
         except (PolarsError, pa.ArrowException, FileNotFoundError) as error:
             raise UnreadableSnapshotError(f"{place}: it cannot be read: {reason(error)}") from error
         except (BaseError, OSError) as error:

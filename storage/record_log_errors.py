@@ -23,7 +23,7 @@ def unknown_partition(topic: str, partition: int, existing: Iterable[int]) -> Un
     """Build the error for a `partition` the topic does not have."""
     return UnknownTopicError(
         f"Topic {topic!r} has no partition {partition}; it has {_listed(map(str, sorted(existing)))}."
-        " Read one of those, or remove the stored position of this one."
+        " Read one of those."
     )
 
 
@@ -41,8 +41,9 @@ def offset_lost(topic: str, partition: int, position: int, bounds: tuple[int, in
     return OffsetLostError(
         f"Topic {topic!r} partition {partition} in {where} cannot be read from offset {position}:"
         f" it holds offsets {first} up to {end} (exclusive); {cause}."
-        " Restore the missing records, or decide that they are lost and move the stored position"
-        f" into {first}..{end}, or load the tables anew from a fresh snapshot."
+        " Restore the missing records, or decide that they are lost and move all tables made from it away (in staging,"
+        " quarantine, silver and ambiguous): they are made anew of what the topic holds, and of a snapshot"
+        " if one is declared beside it."
     )
 
 

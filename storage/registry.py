@@ -24,6 +24,7 @@ _NOT_FOUND = (40401, 40402, 40403)  # a registry's codes for a subject, a versio
 _HTTP_NOT_FOUND, _UNAUTHORIZED, _FORBIDDEN, _TOO_MANY, _SERVER_ERROR = 404, 401, 403, 429, 500
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two attempts, doubled after each
 _ACCEPT = {"Accept": "application/vnd.schemaregistry.v1+json"}
+_DECLARED = "GOLDWAX_REGISTRY_URL or the format's `registry`"
 _LOGIN = "set GOLDWAX_REGISTRY_USERNAME and GOLDWAX_REGISTRY_PASSWORD to a login that may read schemas"
 _LARGEST = 16 * 2**20  # bytes of an answer
 
@@ -44,8 +45,15 @@ class RegistrySettings:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if "@" in parts.netloc or parts.scheme not in ("http", "https"):
-            raise RegistryError(f"the URL of the schema registry is not of http or https, or has a login; {_LOGIN}")
+        if "@" in (parts.netloc or self.url):
+            raise RegistryError(
+                f"the URL of the schema registry, {_DECLARED}, has a login in it: leave it out; {_LOGIN}"
+            )
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise RegistryError(
+                f"the URL of the schema registry: received {self.url!r}, expected one that begins with http:// or "
+                f"https://. Correct {_DECLARED}"
+            )
 
     def __repr__(self) -> str:
         hidden = "***" if self.password else None

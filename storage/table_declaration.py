@@ -5,6 +5,9 @@
 3. Its rows were made by this declaration: so does a digest of everything else that they depend on. What that was, in
    words, is a property of the table (`definition`).
 
+A table that is derived from the layer below needs to meet the second point alone: where it does not meet the others, it
+is made anew.
+
 Source: Delta protocol, "Change Metadata", "Protocol Evolution".
 """
 
@@ -42,8 +45,9 @@ class Declaration:
 
     `definition` is a text of everything the rows depend on besides the columns, `terms` are its parts by name, and
     `remedy` tells a user what to do about a table that was made by the terms it is given. A `derived` table can be made
-    anew from the layer below, so another definition is no error; its owner asks `OwnedTable.is_current`. Without
-    `vectors` the table asks nothing of its readers that the first Delta readers did not have.
+    anew from the layer below, so another definition and other columns are no error; its owner asks
+    `OwnedTable.is_current`. Without `vectors` the table asks nothing of its readers that the first Delta readers did
+    not have.
     """
 
     schema: pa.Schema
@@ -81,7 +85,7 @@ class Declaration:
         columns = evolution(snapshot.metadata["schemaString"], self.schema_text)
         return (
             (snapshot.has_vectors or not self.vectors)
-            and not (columns.added + columns.widened or columns.reordered)
+            and not (columns.added + columns.widened + columns.problems or columns.reordered)
             and self.configuration().items() <= snapshot.properties.items()
         )
 
@@ -143,10 +147,23 @@ def check_snapshot(uri: str, snapshot: Snapshot, declaration: Declaration) -> No
     Raises TableMismatchError.
     """
     ours = declaration.transaction_id("owner") in snapshot.transactions
-    if ours and not declaration.derived and not is_current(snapshot, declaration):
+    if ours and declaration.derived:
+        return
+    if ours and not is_current(snapshot, declaration):
         raise TableMismatchError(f"{uri}: the rows of this table were made by {_otherwise(snapshot, declaration)}")
-    _check_columns(uri, snapshot.metadata, declaration.schema_text)
+    check_columns(uri, snapshot, declaration)
     check_pipeline(uri, snapshot, declaration)
+
+
+def check_columns(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
+    """Check the first of the three points. Raises TableMismatchError."""
+    problems = evolution(snapshot.metadata["schemaString"], declaration.schema_text).problems
+    if problems:
+        raise TableMismatchError(
+            f"{uri}: a table with other columns is already here ({'; '.join(problems)}). Columns may be added and "
+            'types widened, no more. Declare every column it has, or new_fields="add" where it learned them; or point '
+            "the pipeline at another lake or name, or move that table away"
+        )
 
 
 def check_pipeline(uri: str, snapshot: Snapshot, declaration: Declaration) -> None:
@@ -161,7 +178,9 @@ def check_pipeline(uri: str, snapshot: Snapshot, declaration: Declaration) -> No
 
 
 def is_current(snapshot: Snapshot, declaration: Declaration) -> bool:
-    """Tell whether the newest commit of an owner was made with this definition."""
+    """Tell whether the newest commit of an owner was made with this definition, and derived columns can stay."""
+    if declaration.derived and evolution(snapshot.metadata["schemaString"], declaration.schema_text).problems:
+        return False
     return snapshot.transactions.get(declaration.transaction_id("definition")) == declaration.digest
 
 
@@ -183,16 +202,6 @@ def check_writable(uri: str) -> None:
             f"{uri}: cannot write here ({error.strerror}); expected a directory this user may write to. "
             "Set GOLDWAX_LAKE, or the pipeline's `lake`, to one"
         ) from error
-
-
-def _check_columns(uri: str, metadata: Mapping[str, Any], declared: str) -> None:
-    problems = evolution(metadata["schemaString"], declared).problems
-    if problems:
-        raise TableMismatchError(
-            f"{uri}: a table with other columns is already here ({'; '.join(problems)}). Columns may be added and "
-            "types widened, no more. Declare every column it has, point the pipeline at another lake or name, or move "
-            "that table away"
-        )
 
 
 def _otherwise(snapshot: Snapshot, declaration: Declaration) -> str:

@@ -141,8 +141,8 @@ def test_a_silver_table_of_someone_else_is_left_alone(engine: Engine, tmp_path: 
         str(engine.lake / "silver/orders"), pa.schema([("order_id", pa.string()), ("total", pa.float64())])
     )
     message = _refused(engine.start())
-    assert "order_id: found string, declared long" in message
-    assert "total: found double, declared nothing" in message
+    assert "order_id: found string, declared int64" in message
+    assert "total: found float64, declared nothing" in message
     assert DeltaTable(theirs.table_uri).version() == 0
 
 

@@ -62,7 +62,7 @@ def test_a_function_decodes_records_in_columns() -> None:
         (2, "key column 'id': received NULL or nothing, expected a value"),
         (3, "expected two parts"),
         (4, "column 'amount': received 10000.0, expected Decimal(precision=6, scale=2)"),
-        (5, "column 'id': received 3000000000, expected Int32"),
+        (5, "column 'id': received 3000000000, expected int32"),
     ]
     assert decoded.dropped.to_list() == []
 
@@ -130,7 +130,7 @@ def of_finer_decimals(records: pl.DataFrame) -> pl.DataFrame:
         (shorter, "received 1 rows for 2 records, expected a row for each"),
         (without_amount, "received no column 'amount', expected _op, id, amount"),
         (with_more, "received a column 'more', expected _op, id, amount"),
-        (of_text, "received column 'id' of type String, expected Int32"),
+        (of_text, "received column 'id' of type String, expected int32"),
         (of_finer_decimals, "received column 'amount' of type Decimal"),
     ],
 )

@@ -10,6 +10,8 @@ from deltalake import DeltaTable
 from storage import table as storage_table
 from storage.errors import CommitRaceError, FencedError, TransientError
 from storage.owned_table import LEDGER, Commit, OwnedTable, read_positions
+from storage.table import Edit
+from storage.table_swap import Swap, swap
 from tests.faults import Outcome, before_the_next_entry, fault
 from tests.keyed_table import KeyedTable
 from tests.rooms import ADA, BOB, CYD, ROOMS, append_foreign, declared, held, keyed_rooms, open_rooms, rooms
@@ -90,11 +92,32 @@ def test_of_two_owners_that_opened_at_the_same_instant_one_goes_on(tmp_path: Pat
     winner, loser = twins[first], twins[1 - first]
     with (
         before_the_next_entry(lambda: winner.merge([BOB], [], {"desk/0": 2})),
-        pytest.raises(FencedError, match="owner epoch 2 has committed up to version 2, ours is 2"),
+        pytest.raises(FencedError, match="owner epoch 2 has committed up to version 2, ours is 2 and has not: another"),
     ):
         loser.merge([("1b", 1, "not Bob")], [], {"desk/0": 2})
     winner.merge([CYD], [], {"desk/0": 3})
     assert held(tmp_path / "rooms") == [ADA, BOB, CYD]
+
+
+@pytest.mark.parametrize("definition", ["", "keys Room"])
+@pytest.mark.parametrize("sees_commit", [True, False])
+def test_who_is_fenced_by_a_table_that_was_made_anew_is_told_so(
+    tmp_path: Path,
+    definition: str,
+    sees_commit: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether it finds the commit that did so, or only what the table has become while it slept."""
+    monkeypatch.setattr(storage_table, "_SURE_FOR", 0.0)  # seconds
+    keyed_rooms(tmp_path / "rooms").merge([ADA], [], {"desk/0": 1})
+    sleeper = keyed_rooms(tmp_path / "rooms")
+    other = declared(ROOMS, definition=definition, change_feed=True, vectors=True)
+    swap(str(tmp_path / "rooms"), Swap(other, lambda table: Edit("REBUILD", removed=table.data_files), Commit({})))
+    if not sees_commit:
+        forget_the_past(OwnedTable(str(tmp_path / "rooms"), other), tmp_path / "rooms")
+    told = r"ours is 2 and has not: the table was made anew, .*Start pipeline 'hotel' again, as it is declared now"
+    with pytest.raises(FencedError, match=told):
+        sleeper.merge([BOB], [], {"desk/0": 2})
 
 
 def test_two_that_make_a_table_at_the_same_instant_make_one(tmp_path: Path) -> None:
@@ -118,7 +141,7 @@ def test_a_sleeper_whose_part_of_the_log_was_cleaned_up_is_fenced(
     newer = keyed_rooms(tmp_path / "rooms")
     newer.merge([CYD], [], {"desk/0": 2})
     newer.merge([], [BOB[:2]], {"desk/0": 3})
-    forget_the_past(newer, tmp_path / "rooms")
+    forget_the_past(newer.table, tmp_path / "rooms")
     with pytest.raises(FencedError, match="owner epoch 2 has committed up to version 3, ours is 1"):
         acts(sleeper.table, sleeper)[act](4)
     assert held(tmp_path / "rooms") == [ADA, CYD]
@@ -144,9 +167,9 @@ def test_a_sleeper_that_others_but_no_owner_outran_opens_again(tmp_path: Path, m
     assert held(tmp_path / "rooms") == [ADA, BOB, CYD, ZOE]
 
 
-def forget_the_past(owner: KeyedTable, path: Path) -> None:
+def forget_the_past(owner: OwnedTable, path: Path) -> None:
     """Leave a checkpoint of the newest version, and no entry before it."""
-    owner.table.log.write_checkpoint(owner.table.snapshot())
+    owner.log.write_checkpoint(owner.snapshot())
     for entry in sorted((path / "_delta_log").glob("*.json"))[:-1]:
         entry.unlink()
 
@@ -196,5 +219,6 @@ def test_positions_and_definition_belong_to_the_pipeline_that_is_named(tmp_path:
     assert made.is_current
     again = OwnedTable(uri, declared(ROOMS, definition="keys Room", derived=True))
     assert not again.is_current
-    again.append(rooms(BOB), Commit({"desk/0": 2}))
+    again.replace(rooms(BOB), Commit({"desk/0": 2}))
+    assert held(tmp_path / "rooms") == [BOB]
     assert again.is_current

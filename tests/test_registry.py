@@ -98,9 +98,17 @@ def test_a_login_is_asked_for_and_its_password_shows_nowhere(registry: Registry)
         assert "wr0ng" not in str(caught.value)
     shown = repr(RegistrySettings(registry.url, "ada", "s3cret"))
     assert ("ada" in shown, "s3cret" in shown) == (True, False)
-    with pytest.raises(RegistryError) as refused:
-        RegistrySettings("http://ada:s3cret@127.0.0.1:8081")
-    assert "s3cret" not in str(refused.value)
+    for url in ("http://ada:s3cret@127.0.0.1:8081", "ada:s3cret@127.0.0.1:8081"):
+        with pytest.raises(RegistryError, match=r"GOLDWAX_REGISTRY_URL .*, has a login in it: leave it out") as refused:
+            RegistrySettings(url)
+        assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:8081", "registry", "ftp://localhost:8081", "http:localhost"])
+def test_what_is_no_url_is_named_with_the_variable_it_comes_from(url: str) -> None:
+    told = f"received {url!r}, expected one that begins with http:// or https://.*GOLDWAX_REGISTRY_URL"
+    with pytest.raises(RegistryError, match=told):
+        RegistrySettings(url)
 
 
 def test_another_server_at_the_url_is_no_registry_that_knows_nothing(registry: Registry) -> None:

@@ -1,6 +1,7 @@
 """The engine as users run it: one process, threads, a cluster on loopback, with recovery; stopped and resumed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import threading
@@ -214,6 +215,35 @@ def test_a_new_table_starts_where_it_is_declared_to_and_then_goes_on(
     staged = pl.scan_delta(str(engine.lake / "staging/orders")).collect()
     assert sorted(staged["_offset"]) == [*expected_offsets, 10, 11]
     assert pl.scan_delta(str(engine.lake / "silver/orders")).collect().height == len(expected_offsets) + 2
+
+
+def test_a_start_outside_the_log_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    with EventLogWriter(events, "orders") as writer:
+        writer.append(_numbered(range(3)))
+    engine = Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(events), "TEST_START": "99"})
+    output, _ = engine.start().communicate(timeout=60)
+    assert "start=99: partition 0 of topic 'orders' holds offsets 0 up to 3 (exclusive)" in output
+    engine.run(TEST_START="3")
+
+
+def test_a_topic_that_lost_what_was_not_read_is_read_anew_into_tables_made_anew(tmp_path: Path) -> None:
+    events, engine = tmp_path / "events", Engine(tmp_path / "lake", {"GOLDWAX_EVENTS": str(tmp_path / "events")})
+    with EventLogWriter(events, "orders") as writer:
+        writer.append(_numbered(range(10)))
+    engine.run()
+    shutil.rmtree(events)
+    with EventLogWriter(events, "orders") as writer:
+        writer.append(_numbered(range(5, 8)))
+    output, _ = engine.start().communicate(timeout=60)
+    assert "cannot be read from offset 10: it holds offsets 0 up to 3 (exclusive)" in output
+    assert "move all tables made from it away (in staging, quarantine, silver and ambiguous)" in output
+    for layer in ("staging", "quarantine", "silver", "ambiguous"):
+        (engine.lake / layer).rename(tmp_path / layer)
+    engine.run()
+    anew = Engine(tmp_path / "anew", engine.environment)
+    anew.run()
+    assert_same_tables(tables(engine.lake), tables(anew.lake))
 
 
 def test_a_second_run_finds_nothing_to_do(events_directory: Path, tmp_path: Path) -> None:

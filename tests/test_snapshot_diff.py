@@ -56,7 +56,7 @@ def test_a_row_that_cannot_be_is_refused_and_costs_no_other() -> None:
     differ = "its key has different rows in this snapshot, expected one"
     assert read.refused.rows() == [
         (None, '{"id": null, "size": 2}', "column 'id': received NULL, expected a value"),
-        (3, '{"id": 3, "size": 300}', "column 'size': received a value that is no Int8"),
+        (3, '{"id": 3, "size": 300}', "column 'size': received a value that is no int8"),
         (5, '{"id": 5, "size": 5}', differ),
         (5, '{"id": 5, "size": 7}', differ),
     ]
@@ -87,9 +87,9 @@ def test_types_in_which_a_value_means_the_same_are_taken(declared: str, found: p
     ("declared", "found", "message"),
     [
         ({"x": "string"}, {"id": [1]}, "column 'x' is missing; found id"),
-        ({"x": "int64"}, {"id": [1], "x": ["1"]}, "column 'x' is String, expected Int64"),
-        ({"x": "float32"}, {"id": [1], "x": [0.1]}, "column 'x' is Float64, expected Float32"),
-        ({"x": "decimal(9, 1)"}, {"id": [1], "x": [Decimal("0.15")]}, r"column 'x' is Decimal\(.*scale=2\), expected"),
+        ({"x": "int64"}, {"id": [1], "x": ["1"]}, "column 'x' is string, expected int64"),
+        ({"x": "float32"}, {"id": [1], "x": [0.1]}, "column 'x' is float64, expected float32"),
+        ({"x": "decimal(9, 1)"}, {"id": [1], "x": [Decimal("0.15")]}, r"column 'x' is decimal\(\d+, 2\), expected"),
     ],
 )
 def test_other_columns_are_refused_as_a_whole(

@@ -85,6 +85,19 @@ def test_an_empty_snapshot_deletes_everything_and_says_so(tmp_path: Path, caplog
     assert "snapshot v=2.parquet is empty: all its keys are deleted" in caplog.text
 
 
+@pytest.mark.parametrize(("ids", "left"), [([1, 2], {1: ("a",), 2: ("a",)}), ([None], {})])
+def test_a_snapshot_without_a_row_that_fits_deletes_the_keys_it_does_not_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ids: list[int | None], left: State
+) -> None:
+    write(tmp_path, 1, {1: A, 2: A})
+    rows = [(number, kind, "x") for number in ids for kind in "bc"]
+    pl.DataFrame(rows, pl.Schema(TYPES), orient="row").write_parquet(tmp_path / "exports/v=2.parquet")
+    take(things(tmp_path), tmp_path)
+    assert current(tmp_path, "kind") == left
+    assert "is empty" not in caplog.text
+    assert ("v=2.parquet has no row that fits: all its keys are deleted" in caplog.text) == (not left)
+
+
 def test_a_refused_row_is_in_quarantine_and_its_key_stays_as_it_was(tmp_path: Path) -> None:
     """Also when the run ends between the commits of quarantine and of staging."""
     write(tmp_path, 1, {1: A, 2: A, 3: A})
@@ -130,12 +143,12 @@ def test_refused_rows_are_in_quarantine_though_another_snapshot_comes_after_a_ki
 
 def test_a_snapshot_with_other_columns_is_refused_as_a_whole_and_the_next_one_taken(tmp_path: Path) -> None:
     write(tmp_path, 1, {1: A, 2: A})
-    pl.DataFrame({"id": [1], "kind": [5]}).write_parquet(tmp_path / "exports/v=2.parquet")
+    pl.DataFrame({"id": [1], "nite": ["x"], "kind": [5]}).write_parquet(tmp_path / "exports/v=2.parquet")
     write(tmp_path, 3, {2: B})
     take(things(tmp_path, history="scd2"), tmp_path)
     staged = table(tmp_path, "staging/things")
     assert staged.filter(_sequence=2)["_op"].to_list() == ["quarantined"]
-    problems = "column 'kind' is Int64, expected String; column 'note' is missing; found id, kind"
+    problems = "column 'kind' is int64, expected string; column 'note' is missing; found id, nite, kind"
     assert quarantined(tmp_path) == [("v=2.parquet", f"{problems}. Write it anew, as a later version")]
     rows = table(tmp_path, "silver/things").sort("id", "valid_from").select("id", "valid_from", "valid_to").rows()
     assert rows == [(1, 1, 3), (2, 1, 3), (2, 3, None)]

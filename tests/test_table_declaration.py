@@ -15,7 +15,7 @@ from tests.rooms import ADA, ROOMS, declared, held, open_rooms, rooms
 def test_a_table_with_other_columns_is_refused_and_they_are_named(tmp_path: Path) -> None:
     open_rooms(tmp_path / "rooms")
     other = pl.Schema({'Room "No"': pl.String(), "the floor's": pl.Int32(), "price": pl.Decimal(9, 2)})
-    columns = r"\(the floor's: found long, declared integer; GUEST: found string, declared nothing\)"
+    columns = r"\(the floor's: found int64, declared int32; GUEST: found string, declared nothing\)"
     with pytest.raises(TableMismatchError, match=columns):
         OwnedTable(str(tmp_path / "rooms"), declared(other))
     with pytest.raises(TableMismatchError, match=columns):

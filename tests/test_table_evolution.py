@@ -98,6 +98,45 @@ def test_the_past_and_the_changes_can_be_read_across_an_evolution(
     assert_frame_equal(feed, comparable(rows_of(schema, *told)))
 
 
+INTEGERS = {pl.Int8(): 3, pl.Int16(): 5, pl.Int32(): 10, pl.Int64(): 19}
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [0, 2])
+def test_integers_of_any_size_become_decimals_with_as_many_digits(
+    tmp_path: Path,
+    reader: Reader,
+    scale: int,
+    vectors: bool,  # noqa: FBT001
+) -> None:
+    path, names = tmp_path / "goods", [f"n{digits}" for digits in INTEGERS.values()]
+    narrow = pl.Schema({"id": pl.Int64(), **dict(zip(names, INTEGERS, strict=True))})
+    wide = pl.Schema(
+        {"id": pl.Decimal(19 + scale, scale)}
+        | {name: pl.Decimal(digits + scale, scale) for name, digits in zip(names, INTEGERS.values(), strict=True)}
+    )
+    limits = [(2 ** (bits - 1) - 1, -(2 ** (bits - 1))) for bits in (8, 16, 32, 64)]
+    most, least = zip(*limits, strict=True)
+    before: list[Row] = [(2**63 - 1, *most), (-(2**63), *least), (0, None, 0, None, 0)]
+    opened(path, narrow, vectors=vectors).merge(before, [], {"desk/0": 1})
+    owner = opened(path, wide, vectors=vectors)
+    assert_all_read((reader,), str(path), rows_of(narrow, *before), 1)
+    assert_all_read((reader,), str(path), rows_of(wide, *before))
+    new: Row = (0, *(10**digits - 1 for digits in INTEGERS.values()))
+    done = owner.merge([new], [(-(2**63),)], {"desk/0": 2})
+    assert (done.inserted, done.updated, done.deleted) == (0, 1, 1)
+    assert_all_read((reader,), str(path), rows_of(wide, before[0], new))
+    kinds = DataFusion().changes(str(path), 1, 3).sort("_commit_version", "id", "_change_type")
+    assert kinds.select("n19", "_change_type", "_commit_version").rows() == [
+        (-(2**63), "insert", 1),
+        (0, "insert", 1),
+        (2**63 - 1, "insert", 1),
+        (-(2**63), "delete", 3),
+        (10**19 - 1, "update_postimage", 3),
+        (0, "update_preimage", 3),
+    ]
+
+
 def test_widening_writes_no_row_as_changed_and_keeps_vectors_applied(tmp_path: Path) -> None:
     path = tmp_path / "goods"
     rows: list[Row] = [(number, None, None) for number in range(3000)]
@@ -113,13 +152,17 @@ def test_widening_writes_no_row_as_changed_and_keeps_vectors_applied(tmp_path: P
 @pytest.mark.parametrize(
     ("column", "found", "declared_type", "message"),
     [
-        ("n", pl.Int32(), pl.Int16(), "n: found integer, declared short"),
-        ("n", pl.Int64(), pl.Float64(), "n: found long, declared double"),
-        ("n", pl.Float64(), pl.Float32(), "n: found double, declared float"),
-        ("n", pl.Decimal(9, 2), pl.Decimal(9, 3), r"n: found decimal\(9,2\), declared decimal\(9,3\)"),
-        ("n", pl.Decimal(9, 2), pl.Decimal(12, 1), r"n: found decimal\(9,2\), declared decimal\(12,1\)"),
-        ("n", pl.String(), pl.Int64(), "n: found string, declared long"),
-        ("m", pl.Int64(), pl.Int64(), "n: found long, declared nothing"),
+        ("n", pl.Int32(), pl.Int16(), "n: found int32, declared int16"),
+        ("n", pl.Int64(), pl.Float64(), "n: found int64, declared float64"),
+        ("n", pl.Float64(), pl.Float32(), "n: found float64, declared float32"),
+        ("n", pl.Int64(), pl.Decimal(18, 0), r"n: found int64, declared decimal\(18, 0\)"),
+        ("n", pl.Int32(), pl.Decimal(11, 2), r"n: found int32, declared decimal\(11, 2\)"),
+        ("n", pl.Decimal(19, 0), pl.Int64(), r"n: found decimal\(19, 0\), declared int64"),
+        ("n", pl.Decimal(9, 2), pl.Decimal(9, 3), r"n: found decimal\(9, 2\), declared decimal\(9, 3\)"),
+        ("n", pl.Decimal(9, 2), pl.Decimal(12, 1), r"n: found decimal\(9, 2\), declared decimal\(12, 1\)"),
+        ("n", pl.String(), pl.Int64(), "n: found string, declared int64"),
+        ("n", pl.List(pl.String()), pl.Boolean(), "n: found list<string>, declared bool"),
+        ("m", pl.Int64(), pl.Int64(), "n: found int64, declared nothing"),
     ],
 )
 def test_what_is_no_widening_is_refused_and_changes_nothing(
