@@ -61,7 +61,7 @@ def test_a_function_decodes_records_in_columns() -> None:
     assert decoded.rejects.select("_row", "reason").rows() == [
         (2, "key column 'id': received NULL or nothing, expected a value"),
         (3, "expected two parts"),
-        (4, "column 'amount': received 10000.0, expected Decimal(precision=6, scale=2)"),
+        (4, "column 'amount': received 10000.0, expected decimal(6, 2)"),
         (5, "column 'id': received 3000000000, expected int32"),
     ]
     assert decoded.dropped.to_list() == []
