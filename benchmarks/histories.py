@@ -15,14 +15,14 @@ import polars as pl
 
 from flows import EventLog, Silver
 from flows.lake import Lake
-from flows.merged import Merged
-from flows.row_changes import row_changes
-from flows.silver_state import SilverState
-from flows.tables import silver_table
-from storage.maintenance import Maintenance
-from storage.merge_writer import MergeWriter
-from storage.owned_table import Commit, OwnedTable
-from storage.row_locator import RowLocator
+from flows.stages.merged import Merged
+from flows.stages.row_changes import row_changes
+from flows.stages.silver_state import SilverState
+from flows.stages.tables import silver_table
+from storage.delta.maintenance import Maintenance
+from storage.delta.merge_writer import MergeWriter
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.row_locator import RowLocator
 
 _VERSIONS = 10
 _BATCH = 10_000

@@ -24,13 +24,13 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
-from operators.key_index import KeyIndex
-from storage.compaction import compact
-from storage.maintenance import Maintenance
-from storage.merge_writer import MergeWriter, RowChanges
-from storage.owned_table import Commit, OwnedTable
-from storage.row_locator import RowLocator
-from storage.table_declaration import Declaration
+from operators.keys.key_index import KeyIndex
+from storage.delta.compaction import compact
+from storage.delta.maintenance import Maintenance
+from storage.delta.merge_writer import MergeWriter, RowChanges
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.row_locator import RowLocator
+from storage.delta.table_declaration import Declaration
 from tests.readers import DuckDB
 
 _BATCH = 10_000

@@ -13,10 +13,10 @@ from bytewax.dataflow import Dataflow
 
 from flows import Count, Debezium, Kafka, Kpi, Pipeline, Silver, Sum, tumbling
 from flows.dataflow import Discard, collect_seldom
-from flows.decoding import Decoding
-from flows.in_flight import Limits, Progress
-from flows.reading import Reading, RecordSource
+from flows.reading.in_flight import Limits, Progress
+from flows.reading.record_source import Reading, RecordSource
 from flows.settings import Settings
+from flows.stages.decoding import Decoding
 from flows.stopping import Stopping
 
 PARTITIONS = 4

@@ -21,7 +21,7 @@ from confluent_kafka import Producer
 from deltalake import DeltaTable
 
 from benchmarks.orders import PARTITIONS, change_events
-from flows.freshness import measure_freshness
+from flows.commands.freshness import measure_freshness
 from flows.lake import Lake
 from tests.kafka_broker import Broker
 from tests.kafka_process import KafkaProcess

@@ -5,11 +5,11 @@ from flows.pipeline import Pipeline
 from flows.silver import Silver
 from flows.snapshots import Snapshots
 from flows.sources import EventLog, Kafka
-from operators.expect import Expect
-from operators.formats import Avro, Custom, Debezium, Json, JsonSchema
-from operators.measures import Count, Mean, Sum
+from operators.decoding.expect import Expect
+from operators.decoding.formats import Avro, Custom, Debezium, Json, JsonSchema
+from operators.gold.measures import Count, Mean, Sum
+from operators.gold.windows import tumbling
 from operators.schema import DeclarationError
-from operators.windows import tumbling
 
 __all__ = [
     "Avro",

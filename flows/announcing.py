@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from operators.custom_events import CustomDecodeError
-from operators.expectations import ExpectationError
-from operators.measures import MeasureOverflowError
+from operators.decoding.custom_events import CustomDecodeError
+from operators.decoding.expectations import ExpectationError
+from operators.gold.measures import MeasureOverflowError
 from storage.errors import StorageError
 
 _log = logging.getLogger("goldwax")

@@ -8,24 +8,24 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
-from flows.decoding import Decoding
 from flows.event_batch import EventBatch
-from flows.gold_stage import GoldStage
-from flows.in_flight import Progress
 from flows.kpi import Kpi
-from flows.learned import as_learned
-from flows.reading import RecordSource
-from flows.readings import readings_of, sources_of
+from flows.reading.in_flight import Progress
+from flows.reading.readings import readings_of, sources_of
+from flows.reading.record_source import RecordSource
+from flows.reading.snapshot_source import SnapshotSource
 from flows.run import Run
 from flows.silver import Silver
-from flows.silver_stage import Handover, SilverStage
-from flows.snapshot_source import SnapshotSource
 from flows.sources import schemas_of
-from flows.stage_logic import StageLogic
-from flows.staging_stage import StagingStage
+from flows.stages.decoding import Decoding
+from flows.stages.gold_stage import GoldStage
+from flows.stages.learned import as_learned
+from flows.stages.silver_stage import Handover, SilverStage
+from flows.stages.stage_logic import StageLogic
+from flows.stages.staging_stage import StagingStage
 from flows.stopping import Stopping
-from storage.owned_table import read_positions
-from storage.records import Records
+from storage.delta.owned_table import read_positions
+from storage.logs.records import Records
 
 _GARBAGE = 200_000  # objects made between two looks at the youngest
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from operators.schema import Schema
-from storage.positions import Range, partition_id
+from storage.delta.positions import Range, partition_id
 
 POSITION = pl.Schema({"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()})
 ORIGIN = pl.Schema({**POSITION, "_changed_at": pl.Datetime("us", "UTC"), "_retried": pl.Int64()})

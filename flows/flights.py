@@ -12,7 +12,7 @@ from bytewax.dataflow import Dataflow
 from flows import Count, Debezium, EventLog, Kafka, Kpi, Mean, Pipeline, Silver, tumbling
 from flows.flight_events import FLIGHTS_SCHEMA
 from flows.settings import Settings
-from operators.measures import Measure
+from operators.gold.measures import Measure
 from storage.errors import UnknownTopicError
 
 TOPIC = "flights"

@@ -20,8 +20,8 @@ from flows.flights import FORMAT, TOPIC, flights_from
 from flows.settings import Settings
 from flows.sources import LOCAL_BROKER
 from storage.errors import StorageError
-from storage.kafka_python_options import kafka_python_options
-from storage.kafka_settings import KafkaSettings
+from storage.logs.kafka_python_options import kafka_python_options
+from storage.logs.kafka_settings import KafkaSettings
 
 pipeline = flights_from(Kafka(TOPIC, format=FORMAT))
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import polars as pl
 
-from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, did_you_mean
+from operators.silver.scd2 import history_columns
 
 History = Literal["scd1", "scd2"]
 """The current row alone; or a row for every state the key was in, valid from one sequence to the next."""

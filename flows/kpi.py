@@ -9,10 +9,10 @@ from flows.silver import Silver
 from flows.strategy import Strategy
 from operators.declared import check_fields
 from operators.events import names_of
-from operators.measures import Measure
-from operators.rollup import Rollup
+from operators.gold.measures import Measure
+from operators.gold.rollup import Rollup
+from operators.gold.windows import Tumbling
 from operators.schema import DeclarationError
-from operators.windows import Tumbling
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from storage.table_declaration import read_property
+from storage.delta.table_declaration import read_property
 
 SIDE = "__side"
 RETRY = "__retry"
@@ -45,7 +45,7 @@ class Lake:
     def side(self, silver: str) -> str:
         """Return where the events are that no row of a Silver table shows.
 
-        A rebuilt table says so itself, so that one commit changes both (`flows.rebuild`). Raises UnreadableTableError.
+        A rebuilt table says so itself, so that one commit changes both. Raises UnreadableTableError.
         """
         return self.silver(read_property(self.silver(silver), SIDE_PROPERTY) or f"{silver}{SIDE}")
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from operators.formats import Avro, Custom, Debezium, Format
+from operators.decoding.formats import Avro, Custom, Debezium, Format
 from operators.schema import DeclarationError
 
 NewFields = Literal["ignore", "add", "quarantine"]

@@ -11,16 +11,16 @@ from flows.batching import Batching
 from flows.dataflow import build
 from flows.kpi import Kpi
 from flows.lake import Lake
-from flows.learned import as_learned
 from flows.names import checked_name
 from flows.run import Run
 from flows.settings import Settings
 from flows.silver import Silver
-from flows.tables import ambiguous_table, gold_table, quarantine_table, side_table, silver_table, staging_table
+from flows.stages.learned import as_learned
+from flows.stages.tables import ambiguous_table, gold_table, quarantine_table, side_table, silver_table, staging_table
 from operators.declared import check_fields
 from operators.schema import DeclarationError
+from storage.delta.table_declaration import check_table
 from storage.errors import StorageError
-from storage.table_declaration import check_table
 
 _LEAST_RETENTION = timedelta(minutes=1)
 

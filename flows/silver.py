@@ -18,21 +18,21 @@ from flows.snapshots import Snapshots, check_snapshots
 from flows.sources import EventLog, Kafka
 from flows.strategy import Strategy
 from flows.ties import Ties
-from operators.avro_reader import Schemas
 from operators.declared import check_arguments
-from operators.decode import Decoder
+from operators.decoding.avro_reader import Schemas
+from operators.decoding.decode import Decoder
+from operators.decoding.expect import Expect
+from operators.decoding.expectations import Expectations
+from operators.decoding.formats import Custom, Format, Json
+from operators.decoding.learning import Learner
+from operators.decoding.readers import unknown
+from operators.decoding.watching import WatchingDecoder
 from operators.events import SequenceBy, names_of
-from operators.expect import Expect
-from operators.expectations import Expectations
-from operators.formats import Custom, Format, Json
-from operators.learning import Learner
-from operators.readers import unknown
-from operators.scd2 import history_columns
 from operators.schema import DeclarationError, Schema, parse_schema
 from operators.sequences import stored_type
-from operators.technical import technical
-from operators.watching import WatchingDecoder
-from storage.records import Topic
+from operators.silver.scd2 import history_columns
+from operators.silver.technical import technical
+from storage.logs.records import Topic
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Silver:
     """A Silver table: the current row of each business key, merged from one topic of change events or from snapshots.
 
     `schema` maps column names to types (`operators.schema`). `new_fields` says what becomes of fields that are not
-    declared: "ignore" them; "add" them to the table, as columns that it learns (`operators.learning`), which snapshots
+    declared: "ignore" them; "add" them to the table, as columns that it learns (`learning`), which snapshots
     do not carry; "quarantine" the records that have a value in one. `keys` are the columns of the business key.
     `sequence_by` says what orders the events of a key: a declared integer, date or timestamp column, a field of
     Debezium's source block ("source.lsn"), several of them, the most significant first, or None for the position in the

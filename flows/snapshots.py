@@ -9,10 +9,10 @@ import polars as pl
 from operators.declared import check_fields
 from operators.events import SequenceBy
 from operators.schema import DeclarationError, Schema
-from operators.version_names import TIMESTAMP, VersionNames
-from storage.delta_snapshots import DeltaSnapshots
-from storage.full_snapshots import FullSnapshots
-from storage.parquet_snapshots import Modified, ParquetSnapshots
+from operators.silver.version_names import TIMESTAMP, VersionNames
+from storage.snapshots.delta_snapshots import DeltaSnapshots
+from storage.snapshots.full_snapshots import FullSnapshots
+from storage.snapshots.parquet_snapshots import Modified, ParquetSnapshots
 
 _log = logging.getLogger("goldwax")
 
@@ -24,12 +24,12 @@ class Snapshots:
     """Full snapshots of a table, each compared with the one before it: what differs becomes change events.
 
     `path` is a directory or URL of snapshots, each a Parquet file or a sub-directory of them; which are complete, says
-    `storage.parquet_snapshots`. `versions` says in which order they come:
+    `storage.snapshots.parquet_snapshots`. `versions` says in which order they come:
 
     - "arrival": the version is when the file, or the marker of a directory, was written;
-    - a pattern of names with `{integer}`, `{date}` or `{timestamp}` (`operators.version_names`), as "v={integer}";
+    - a pattern of names with `{integer}`, `{date}` or `{timestamp}` (see `version_names`), as "v={integer}";
     - a number: `path` is one snapshot alone, of this version;
-    - "delta": `path` is a Delta table, whose versions are the snapshots (`storage.delta_snapshots`).
+    - "delta": `path` is a Delta table, whose versions are the snapshots (`storage.snapshots.delta_snapshots`).
 
     A directory counts when it has a file named `marker`; None is for directories that get their names when they are
     complete. Raises DeclarationError.

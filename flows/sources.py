@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from flows.settings import Settings
-from operators.avro_reader import Schemas
 from operators.declared import SECRET, check_fields
-from operators.formats import Format, Json
-from operators.readers import unknown
+from operators.decoding.avro_reader import Schemas
+from operators.decoding.formats import Format, Json
+from operators.decoding.readers import unknown
 from operators.schema import DeclarationError
 from storage.errors import SourceError
-from storage.event_log import EventLogTopic
-from storage.kafka import kafka_topic
-from storage.kafka_settings import KafkaSettings
-from storage.records import Topic
-from storage.registry import RegistrySettings, SchemaRegistry
+from storage.logs.event_log import EventLogTopic
+from storage.logs.kafka import kafka_topic
+from storage.logs.kafka_settings import KafkaSettings
+from storage.logs.records import Topic
+from storage.logs.registry import RegistrySettings, SchemaRegistry
 
 Start = Literal["earliest", "latest"] | datetime | int
 """Where a table without a position begins: the first or the end offset, the first record at or after an instant
@@ -55,7 +55,7 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class EventLog:
-    """A topic of the embedded event log in `directory`, for which no broker is needed (`storage.event_log`).
+    """A topic of the embedded event log in `directory`, for which no broker is needed (`storage.logs.event_log`).
 
     The environment's `GOLDWAX_EVENTS` wins over `directory`.
     """

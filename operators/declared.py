@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import polars as pl
 
-from operators.json_batch import clip
 from operators.schema import DeclarationError, did_you_mean
+from operators.wording import clip
 
 SECRET = {"secret": True}
 """Metadata of a field that may hold a secret: a refusal shows the type of its value alone."""

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 import polars as pl
 from deltalake import DeltaTable
 
+from storage.delta.owned_table import read_positions, topic_positions
+from storage.delta.positions import Range, partition_id
+from storage.delta.table_declaration import read_snapshot
 from storage.errors import HoleError
-from storage.owned_table import read_positions, topic_positions
-from storage.positions import Range, partition_id
-from storage.table_declaration import read_snapshot
 
 _STEP = 200_000  # offsets read at a time, which bounds the memory of a catch-up
 _RETRY_STEP = 20  # likewise requests, of up to 10,000 records each

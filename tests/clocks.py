@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import delta_log, maintenance, table, table_files
+from storage.delta import delta_log, maintenance, table, table_files
 
 
 class Clock:

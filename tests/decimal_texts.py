@@ -10,8 +10,8 @@ import sys
 from decimal import Decimal
 from fractions import Fraction
 
-from operators.decode import Decoder
-from operators.formats import Debezium, Format, Json
+from operators.decoding.decode import Decoder
+from operators.decoding.formats import Debezium, Format, Json
 from operators.schema import parse_schema
 
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 from deltalake import DeltaTable
 
-from storage.owned_table import LEDGER
+from storage.delta.owned_table import LEDGER
 from tests.orders import KPIS, PARTITIONS, SCHEMA
 
 _ROOT = Path(__file__).parents[1]

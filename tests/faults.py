@@ -9,8 +9,8 @@ import obstore
 import polars as pl
 import pytest
 
+from storage.delta.table_files import TableFiles
 from storage.errors import TransientError
-from storage.table_files import TableFiles
 
 Outcome = Literal["lost", "unanswered", "unsure", "unknown"]
 """Of the next log entry.

@@ -11,7 +11,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from storage.event_log_writer import NewRecord
+from storage.logs.event_log_writer import NewRecord
 from tests.kafka_process import PASSWORD, USER, KafkaProcess
 
 _TIMEOUT = 30.0

@@ -7,12 +7,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from operators.key_index import KeyIndex
-from storage.maintenance import Maintained, Maintenance
-from storage.merge_writer import MergeResult, MergeWriter, RowChanges
-from storage.owned_table import Commit, OwnedTable
-from storage.row_locator import RowLocator
-from storage.table_declaration import Declaration
+from operators.keys.key_index import KeyIndex
+from storage.delta.maintenance import Maintained, Maintenance
+from storage.delta.merge_writer import MergeResult, MergeWriter, RowChanges
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.row_locator import RowLocator
+from storage.delta.table_declaration import Declaration
 
 Row = tuple[Any, ...]
 

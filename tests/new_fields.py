@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 
 from flows import EventLog, Json, Silver
-from flows.decoding import Decoding, decode_records
 from flows.event_batch import EventBatch
-from flows.gold_stage import GoldStage
-from flows.in_flight import Progress
 from flows.kpi import Kpi
 from flows.lake import Lake
-from flows.learned import as_learned
-from flows.silver_stage import Handover, SilverStage
-from flows.staging_stage import StagingStage
-from storage.records import Records
+from flows.reading.in_flight import Progress
+from flows.stages.decoding import Decoding, decode_records
+from flows.stages.gold_stage import GoldStage
+from flows.stages.learned import as_learned
+from flows.stages.silver_stage import Handover, SilverStage
+from flows.stages.staging_stage import StagingStage
+from storage.logs.records import Records
 
 PARTITIONS = ("things/0", "things/1")
 SCHEMA = {"id": "int64", "version": "int64", "kind": "string"}

@@ -15,7 +15,7 @@ import polars as pl  # noqa: F401 - TEST_EXPECT uses them
 from bytewax.dataflow import Dataflow
 
 from flows import Avro, Count, EventLog, Expect, Json, Kafka, Kpi, Mean, Pipeline, Silver, Sum, tumbling  # noqa: F401
-from storage.event_log_writer import NewRecord
+from storage.logs.event_log_writer import NewRecord
 
 PARTITIONS = 3
 FORMAT = Json(operation="op")

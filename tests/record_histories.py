@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterable
 from contextlib import closing
 
-from storage.event_log_writer import NewRecord
-from storage.records import Headers, Reader, Records, Topic
+from storage.logs.event_log_writer import NewRecord
+from storage.logs.records import Headers, Reader, Records, Topic
 
 MORNING = 1_700_000_000_000
 PATIENCE = 10.0  # seconds that reading to an end may take

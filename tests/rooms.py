@@ -8,8 +8,8 @@ import polars as pl
 from deltalake import DeltaTable
 from deltalake.writer import write_deltalake
 
-from storage.owned_table import OwnedTable
-from storage.table_declaration import Declaration
+from storage.delta.owned_table import OwnedTable
+from storage.delta.table_declaration import Declaration
 from tests.keyed_table import KeyedTable, Row, arrow
 
 ROOMS = pl.Schema({'Room "No"': pl.String(), "the floor's": pl.Int64(), "GUEST": pl.String()})

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from operators.held_rows import Flags
-from operators.remembered import Memory
-from operators.slot_rows import SlotRows
+from operators.keys.held_rows import Flags
+from operators.keys.slot_rows import SlotRows
+from operators.silver.remembered import Memory
 
 Load = Callable[[pl.DataFrame, Flags], npt.NDArray[np.int64]]
 

@@ -11,19 +11,19 @@ import numpy as np
 import polars as pl
 
 from flows import EventLog, Json, Silver, Snapshots
-from flows.decoding import Decoding, decode_records
 from flows.event_batch import EventBatch
 from flows.history import History
-from flows.in_flight import InFlight, Limits, Progress
 from flows.lake import Lake
-from flows.silver_stage import SilverStage
-from flows.snapshot_source import SnapshotPartition, SnapshotReading
-from flows.snapshot_step import snapshot_partition
-from flows.snapshot_taking import Taking
-from flows.staging_stage import StagingStage
+from flows.reading.in_flight import InFlight, Limits, Progress
+from flows.reading.snapshot_source import SnapshotPartition, SnapshotReading
+from flows.reading.snapshot_step import snapshot_partition
+from flows.reading.snapshot_taking import Taking
+from flows.stages.decoding import Decoding, decode_records
+from flows.stages.silver_stage import SilverStage
+from flows.stages.staging_stage import StagingStage
 from flows.stopping import Stopping
-from storage.owned_table import read_positions
-from storage.records import Records
+from storage.delta.owned_table import read_positions
+from storage.logs.records import Records
 from tests.histories import Event, Row, Version
 
 PIPELINE = "demo"

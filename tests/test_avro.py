@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators.decode import Decoded, Decoder
-from operators.formats import PLACEHOLDER, Avro, Debezium
+from operators.decoding.decode import Decoded, Decoder
+from operators.decoding.formats import PLACEHOLDER, Avro, Debezium
 from operators.schema import DeclarationError, parse_schema
 from tests.avro_records import datum, framed, known, record
 from tests.test_decode import COLUMNS, FLIGHTS

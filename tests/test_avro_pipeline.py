@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 
 from flows import Avro, Kafka, Silver
-from flows.decoding import Decoding
 from flows.lake import Lake
 from flows.settings import Settings
 from flows.sources import schemas_of
-from flows.staging_stage import StagingStage
+from flows.stages.decoding import Decoding
+from flows.stages.staging_stage import StagingStage
 from storage.errors import RegistryError
-from storage.event_log_writer import EventLogWriter, NewRecord
-from storage.records import Records
-from storage.registry import RegistrySettings, SchemaRegistry
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.records import Records
+from storage.logs.registry import RegistrySettings, SchemaRegistry
 from tests import orders
 from tests.avro_records import datum, framed, record
 from tests.engine import Engine, assert_every_record_once, event_log_ends, free_port, tables

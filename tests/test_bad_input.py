@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import Engine, assert_every_record_once, event_log_ends, free_port
 from tests.kafka_broker import Broker

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.commands.cli import main
 from tests.test_stages import Chain, thing
 
 SHOP = """

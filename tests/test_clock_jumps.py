@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from storage.maintenance import Maintenance
+from storage.delta.maintenance import Maintenance
 from tests.clocks import age, movable_clock
 from tests.readers import IN_PROCESS, assert_all_read
 from tests.test_bad_tables import ROWS, frame, opened

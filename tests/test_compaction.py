@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from storage.compaction import compact
-from storage.delta_actions import DataFile
-from storage.maintenance import Maintained, Maintenance
-from storage.owned_table import Commit, OwnedTable
-from storage.table import Table
+from storage.delta.compaction import compact
+from storage.delta.delta_actions import DataFile
+from storage.delta.maintenance import Maintained, Maintenance
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.table import Table
 from tests.keyed_table import KeyedTable, Row
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read
 from tests.rooms import declared, operations
@@ -57,7 +57,7 @@ class Kept:
 @pytest.fixture(autouse=True)
 def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compactions of a few rows do not rest, but where a test says so."""
-    monkeypatch.setattr("storage.maintenance._REST", 0.0)
+    monkeypatch.setattr("storage.delta.maintenance._REST", 0.0)
 
 
 @pytest.fixture(params=[True, False], ids=["vectors", "rewrite"])
@@ -199,7 +199,7 @@ def test_an_append_only_table_is_compacted_without_keys(tmp_path: Path) -> None:
 def test_a_compaction_is_followed_by_a_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rest: float, compactions: int
 ) -> None:
-    monkeypatch.setattr("storage.maintenance._REST", rest)
+    monkeypatch.setattr("storage.delta.maintenance._REST", rest)
     table = OwnedTable(str(tmp_path), declared(SCHEMA))
     maintained = Maintenance(table, table, HOUR)
     for number in range(8):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import (
     Engine,

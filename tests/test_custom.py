@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 from flows import Count, Custom, EventLog, Kpi, Silver
-from flows.decoding import decode_records
-from flows.tables import staging_table
-from operators.custom_events import CustomDecodeError
-from operators.decode import Decoded, Decoder
+from flows.stages.decoding import decode_records
+from flows.stages.tables import staging_table
+from operators.decoding.custom_events import CustomDecodeError
+from operators.decoding.decode import Decoded, Decoder
 from operators.schema import DeclarationError, parse_schema
-from storage.records import Records
+from storage.logs.records import Records
 from tests.test_stages import Chain
 
 COLUMNS = {

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from operators.decode import Decoded, Decoder
-from operators.formats import PLACEHOLDER, Debezium
+from operators.decoding.decode import Decoded, Decoder
+from operators.decoding.formats import PLACEHOLDER, Debezium
 from operators.schema import parse_schema
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"

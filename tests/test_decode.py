@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators.decimal_text import perilous
-from operators.decode import Decoded, Decoder
-from operators.formats import PLACEHOLDER, Debezium, Format, Json, JsonSchema
-from operators.json_batch import tidy
-from operators.refusals import DEEP
+from operators.decoding.decimal_text import perilous
+from operators.decoding.decode import Decoded, Decoder
+from operators.decoding.formats import PLACEHOLDER, Debezium, Format, Json, JsonSchema
+from operators.decoding.json_batch import tidy
+from operators.decoding.refusals import DEEP
 from operators.schema import DeclarationError, parse_schema
 
 COLUMNS = {

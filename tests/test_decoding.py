@@ -8,9 +8,9 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from flows import Debezium, EventLog, Json, Silver
-from flows.decoding import Decoding, decode_records
 from flows.event_batch import QUARANTINE, EventBatch
-from storage.records import Origin, Records
+from flows.stages.decoding import Decoding, decode_records
+from storage.logs.records import Origin, Records
 
 SCHEMA = {"id": "int64", "name": "string"}
 GOOD = b'{"id": 1, "name": "a"}'

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from obstore.store import LocalStore
 from pyroaring import BitMap64
 
-from storage.deletion_vectors import Descriptor, decode, encode
-from storage.delta_actions import transaction
-from storage.delta_log import DeltaLog
+from storage.delta.deletion_vectors import Descriptor, decode, encode
+from storage.delta.delta_actions import transaction
+from storage.delta.delta_log import DeltaLog
 from storage.errors import CommitRaceError, CorruptVectorError, UnreadableTableError, UnsupportedTableError
 from tests.readers import IN_PROCESS, assert_all_read
 from tests.written_tables import APPLICATION, PROTOCOL, WrittenTable, orders

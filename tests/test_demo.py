@@ -14,11 +14,11 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
-from flows.cli import main
+from flows.commands.cli import main
 from flows.demo.lock import only_demo
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 
-DEMO = [sys.executable, "-m", "flows.cli", "demo"]
+DEMO = [sys.executable, "-m", "flows.commands.cli", "demo"]
 MEASURES = ["departures", "cancellations", "mean_delay"]
 TABLES = ("staging/flights", "silver/flights", "gold/delays_by_carrier_and_hour", "gold/delays_by_origin_and_day")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import OffsetLostError, SourceError
-from storage.event_log import EventLogTopic
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log import EventLogTopic
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests.record_histories import MORNING, numbered, read_all, read_to, rows, values
 
 NAME = "orders"

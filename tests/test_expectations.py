@@ -14,14 +14,14 @@ from deltalake import DeltaTable
 from prometheus_client import REGISTRY
 
 from flows import Debezium, DeclarationError, EventLog, Expect, Json, Silver
-from flows.decoding import Decoding
 from flows.lake import Lake
-from flows.staging_stage import StagingStage
-from flows.tables import silver_table, staging_table
-from operators.decode import Decoded
-from operators.expectations import ExpectationError
-from storage.owned_table import LEDGER
-from storage.records import Records
+from flows.stages.decoding import Decoding
+from flows.stages.staging_stage import StagingStage
+from flows.stages.tables import silver_table, staging_table
+from operators.decoding.decode import Decoded
+from operators.decoding.expectations import ExpectationError
+from storage.delta.owned_table import LEDGER
+from storage.logs.records import Records
 from tests.faults import Outcome, fault
 
 SCHEMA = {

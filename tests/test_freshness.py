@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from deltalake import CommitProperties, write_deltalake
 
-from flows.freshness import Freshness, FreshnessError, measure_freshness
+from flows.commands.freshness import Freshness, FreshnessError, measure_freshness
 from flows.lake import Lake
-from storage.owned_table import LEDGER
+from storage.delta.owned_table import LEDGER
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from operators.version_names import VersionNames
-from storage.delta_snapshots import DeltaSnapshots
+from operators.silver.version_names import VersionNames
 from storage.errors import SourceError, UnreadableSnapshotError
-from storage.full_snapshots import FullSnapshots
 from storage.object_store import open_store
-from storage.parquet_snapshots import Modified, ParquetSnapshots
+from storage.snapshots.delta_snapshots import DeltaSnapshots
+from storage.snapshots.full_snapshots import FullSnapshots
+from storage.snapshots.parquet_snapshots import Modified, ParquetSnapshots
 from tests.object_stores import Bucket
 
 GUESTS = pl.DataFrame({"no": ["1a", "1b"], "guest": ["Ada", "Bob"], "age": [36, 7]})

@@ -17,7 +17,7 @@ from flows.batching import Batching
 from flows.lake import Lake
 from flows.run import Run
 from flows.settings import Settings
-from operators.measures import MeasureOverflowError
+from operators.gold.measures import MeasureOverflowError
 from storage.errors import FencedError, TableMismatchError
 from tests.faults import Crash, Outcome, before_the_next_entry, crash_at_entry, fault
 from tests.readers import IN_PROCESS, assert_all_read

@@ -14,9 +14,9 @@ import pytest
 from deltalake import DeltaTable
 
 from flows import Count, EventLog, Json, Kpi, Silver
+from flows.commands.rebuild import rebuild
 from flows.history import History
 from flows.lake import Lake
-from flows.rebuild import rebuild
 from flows.strategy import Strategy
 from operators.schema import DeclarationError
 from storage.errors import HoleError, TableMismatchError, TransientError

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.in_flight import InFlight, Limits, Progress
-from storage.positions import Range
+from flows.reading.in_flight import InFlight, Limits, Progress
+from storage.delta.positions import Range
 
 
 @pytest.mark.parametrize("limits", [Limits(20, 10**6), Limits(10**6, 200)], ids=["records", "bytes"])

@@ -8,9 +8,9 @@ from typing import Literal
 import pytest
 
 from storage.errors import OffsetLostError, SourceError
-from storage.event_log_writer import NewRecord
-from storage.kafka import KafkaSettings, kafka_topic
-from storage.records import Topic
+from storage.logs.event_log_writer import NewRecord
+from storage.logs.kafka import KafkaSettings, kafka_topic
+from storage.logs.records import Topic
 from tests.kafka_broker import PASSWORD, USER, Broker
 from tests.record_histories import MORNING, numbered, read_all, read_to, rows, values
 

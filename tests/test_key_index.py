@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import key_index, slot_rows
-from operators.hashing import Hashes, hash_columns, hash_rows
-from operators.key_index import KeyIndex
-from operators.key_store import _Stored
-from operators.slot_rows import SlotRows
+from operators.keys import key_index, slot_rows
+from operators.keys.hashing import Hashes, hash_columns, hash_rows
+from operators.keys.key_index import KeyIndex
+from operators.keys.key_store import _Stored
+from operators.keys.slot_rows import SlotRows
 
 SCHEMA = pl.Schema({"n": pl.Int64(), "text": pl.String(), "day": pl.Date()})
 ROWS = pl.Schema({**SCHEMA, "value": pl.Int64()})

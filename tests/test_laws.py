@@ -11,10 +11,10 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.keys.slot_rows import SlotRows
 from operators.order import Order
-from operators.scd1 import Scd1
-from operators.slot_rows import SlotRows
-from operators.technical import technical
+from operators.silver.scd1 import Scd1
+from operators.silver.technical import technical
 from tests.histories import Event
 from tests.side import Side
 from tests.test_scd1 import NUMBER

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from operators import learning, refusals
-from operators.decode import Decoder
-from operators.formats import PLACEHOLDER, Debezium, Json, JsonSchema
-from operators.known_fields import KnownFields
-from operators.learning import MOST_COLUMNS, Learner, Settled
+from operators.decoding import learning, refusals
+from operators.decoding.decode import Decoder
+from operators.decoding.formats import PLACEHOLDER, Debezium, Json, JsonSchema
+from operators.decoding.known_fields import KnownFields
+from operators.decoding.learning import MOST_COLUMNS, Learner, Settled
+from operators.decoding.watching import WatchingDecoder
 from operators.schema import Schema, parse_schema
-from operators.watching import WatchingDecoder
 
 DECLARED = parse_schema({"id": "int64", "name": "string", "price": "decimal(9, 2)", "tags": "list<string>"})
 FORMATS: dict[str, Json | JsonSchema | Debezium] = {
@@ -283,7 +283,7 @@ def test_no_batching_and_no_replay_changes_what_becomes_of_a_document(
     for other in (whole, in_windows, again):
         assert list(other.columns.items()) == list(one_by_one.items())
         assert [row in other.refused for row in range(len(rows))] == [fate is not None for fate in fates]
-        told = [c for c in whole.rows.columns if other is not again or c != "_unavailable"]  # see `flows.settling`
+        told = [c for c in whole.rows.columns if other is not again or c != "_unavailable"]  # see `settling`
         assert_frame_equal(other.rows.select(told), whole.rows.select(told))
     for place, row in enumerate(rows):
         if fates[place] is None:

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from storage import table as storage_table
+from storage.delta import table as storage_table
+from storage.delta.owned_table import Commit, read_positions
 from storage.errors import CommitRaceError, TableMismatchError
-from storage.owned_table import Commit, read_positions
 from tests.faults import before_the_next_entry
 from tests.rooms import (
     ADA,

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from flows.cli import main
+from flows.commands.cli import main
 from tests.clocks import age, movable_clock
 from tests.test_stages import TABLES, Chain, thing
 

@@ -10,11 +10,11 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from storage import maintenance as storage_maintenance
-from storage.delta_log import DeltaLog
+from storage.delta import maintenance as storage_maintenance
+from storage.delta.delta_log import DeltaLog
+from storage.delta.maintenance import Maintained, Maintenance
+from storage.delta.snapshot import Snapshot
 from storage.errors import TransientError
-from storage.maintenance import Maintained, Maintenance
-from storage.snapshot import Snapshot
 from tests.clocks import Clock, age, movable_clock
 from tests.faults import fault_of_reads
 from tests.keyed_table import KeyedTable, Row
@@ -58,7 +58,7 @@ def snapshot(path: Path) -> Snapshot:
 @pytest.fixture(autouse=True)
 def _tireless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compactions of a few rows do not rest."""
-    monkeypatch.setattr("storage.maintenance._REST", 0.0)
+    monkeypatch.setattr("storage.delta.maintenance._REST", 0.0)
 
 
 def ticks(maintenance: Maintenance, times: int = 2) -> None:

@@ -11,9 +11,9 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
-from storage.change_feed import read_changes
+from storage.delta.change_feed import read_changes
+from storage.delta.owned_table import read_positions
 from storage.errors import HoleError, TransientError
-from storage.owned_table import read_positions
 from tests.keyed_table import KeyedTable, Row
 from tests.readers import CHANGES, IN_PROCESS, DataFusion, assert_all_read, comparable
 from tests.rooms import KEYS, ROOMS, held, in_order, keyed_rooms, rooms

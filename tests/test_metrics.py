@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 from urllib.error import URLError
 
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import Engine, free_port
 

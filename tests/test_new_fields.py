@@ -12,11 +12,11 @@ from polars.testing import assert_frame_equal
 
 from flows import Count, Debezium, DeclarationError, EventLog, Kpi, Pipeline, Silver, Sum
 from flows.lake import Lake
-from flows.learned import as_learned
-from flows.tables import silver_table, staging_table
-from operators.formats import PLACEHOLDER
+from flows.stages.learned import as_learned
+from flows.stages.tables import silver_table, staging_table
+from operators.decoding.formats import PLACEHOLDER
+from storage.delta.table_declaration import check_table
 from storage.errors import TableMismatchError, TransientError
-from storage.table_declaration import check_table
 from tests.faults import Outcome, fault
 from tests.new_fields import SCHEMA, Run, silver, table, thing
 from tests.readers import IN_PROCESS, assert_all_read

@@ -10,10 +10,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from flows import Avro, Custom, Debezium, EventLog, Expect, Json, JsonSchema, Silver, Snapshots
+from flows.commands.rebuild import rebuild
 from flows.lake import Lake
-from flows.rebuild import rebuild
-from operators.expect import Otherwise
-from operators.expectations import ExpectationError
+from operators.decoding.expect import Otherwise
+from operators.decoding.expectations import ExpectationError
 from operators.schema import DeclarationError
 from tests import snapshot_feed
 from tests.faults import Crash, Outcome, crash_at_entry, fault

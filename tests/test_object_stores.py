@@ -14,10 +14,10 @@ from deltalake import write_deltalake
 from obstore.exceptions import AlreadyExistsError
 from pyroaring import BitMap64
 
-from storage.delta_actions import transaction
-from storage.delta_log import DeltaLog
+from storage.delta.delta_actions import transaction
+from storage.delta.delta_log import DeltaLog
 from storage.errors import CommitRaceError
-from storage.retry_requests import REQUEST, RetryRequests
+from storage.logs.retry_requests import REQUEST, RetryRequests
 from tests.child_server import listens
 from tests.object_stores import Bucket
 from tests.readers import ON_OBJECT_STORES, assert_all_read

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.table import Edit, Table
 from storage.errors import CommitRaceError, FencedError
-from storage.owned_table import Commit, OwnedTable
-from storage.table import Edit, Table
 from tests.keyed_table import KeyedTable
 from tests.object_stores import Bucket
 from tests.readers import ON_OBJECT_STORES, DataFusion, assert_all_read

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from storage import table as storage_table
+from storage.delta import table as storage_table
+from storage.delta.owned_table import LEDGER, Commit, OwnedTable, read_positions
+from storage.delta.table import Edit
+from storage.delta.table_swap import Swap, swap
 from storage.errors import CommitRaceError, FencedError, TransientError
-from storage.owned_table import LEDGER, Commit, OwnedTable, read_positions
-from storage.table import Edit
-from storage.table_swap import Swap, swap
 from tests.faults import Outcome, before_the_next_entry, fault
 from tests.keyed_table import KeyedTable
 from tests.rooms import ADA, BOB, CYD, ROOMS, append_foreign, declared, held, keyed_rooms, open_rooms, rooms

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows import Count, Debezium, EventLog, Json, JsonSchema, Kpi, Silver
-from flows.tables import silver_table, staging_table
-from operators.decode import Decoded, Decoder
-from operators.formats import Format
+from flows.stages.tables import silver_table, staging_table
+from operators.decoding.decode import Decoded, Decoder
+from operators.decoding.formats import Format
 from operators.schema import DeclarationError, parse_schema
 from tests.test_stages import Chain
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from storage.delta.positions import Range, take_from
 from storage.errors import HoleError
-from storage.positions import Range, take_from
 
 
 @pytest.mark.parametrize(

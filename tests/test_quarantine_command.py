@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flows.cli import main
-from storage.event_log_writer import EventLogWriter, NewRecord
+from flows.commands.cli import main
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests import orders, snapshot_feed
 from tests.engine import Engine, assert_every_record_once, event_log_ends, free_port, with_recovery
 from tests.test_retries import Line, things

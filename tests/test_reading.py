@@ -8,15 +8,15 @@ from typing import Self
 import pytest
 
 from flows import EventLog, Json, Silver
-from flows.decoding import Decoding
 from flows.event_batch import EventBatch
-from flows.in_flight import Limits, Progress
-from flows.reading import Reading, RecordSource
+from flows.reading.in_flight import Limits, Progress
+from flows.reading.record_source import Reading, RecordSource
+from flows.stages.decoding import Decoding
 from flows.stopping import Stopping
-from storage.event_log import EventLogTopic
-from storage.event_log_writer import EventLogWriter, NewRecord
-from storage.positions import Range
-from storage.records import Records
+from storage.delta.positions import Range
+from storage.logs.event_log import EventLogTopic
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.records import Records
 
 TOPIC = "things"
 SILVER = Silver(TOPIC, source=EventLog(TOPIC, format=Json()), schema={"id": "int64"}, keys=["id"])

@@ -14,14 +14,14 @@ from polars.testing import assert_frame_equal
 
 from flows import Count, Debezium, EventLog, Json, Kpi, Pipeline, Silver, Snapshots
 from flows.batching import Batching
+from flows.commands.rebuild import Rebuilt, rebuild
+from flows.commands.restaging import CannotRebuildError
+from flows.commands.table_facts import TablePlace, table_facts, table_places
 from flows.lake import Lake
-from flows.rebuild import Rebuilt, rebuild
-from flows.restaging import CannotRebuildError
 from flows.run import Run
 from flows.settings import Settings
-from flows.table_facts import TablePlace, table_facts, table_places
+from storage.delta.owned_table import table_id
 from storage.errors import TableMismatchError
-from storage.owned_table import table_id
 from tests import snapshot_feed
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read
 from tests.snapshot_feed import STREAM, write_snapshot

@@ -11,17 +11,17 @@ import polars as pl
 import pytest
 
 from flows import EventLog, Json
-from flows.cli import main
+from flows.commands.cli import main
+from flows.commands.rebuild import rebuild
+from flows.commands.restaging import CannotRebuildError
 from flows.lake import Lake
-from flows.rebuild import rebuild
-from flows.restaging import CannotRebuildError
-from storage.definition import DEFINITION
-from storage.delta_log import DeltaLog
+from storage.delta.definition import DEFINITION
+from storage.delta.delta_log import DeltaLog
+from storage.delta.table_declaration import read_snapshot
+from storage.delta.table_removal import tables_at
 from storage.errors import TableMismatchError
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from storage.object_store import open_store
-from storage.table_declaration import read_snapshot
-from storage.table_removal import tables_at
 from tests import orders
 from tests.avro_records import datum, framed, record
 from tests.engine import Engine, assert_same_tables, tables

@@ -9,11 +9,11 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
+from flows.commands.rebuild import rebuild
+from flows.commands.restaging import CannotRebuildError
+from flows.commands.table_facts import TablePlace, table_facts
 from flows.lake import Lake
-from flows.rebuild import rebuild
-from flows.restaging import CannotRebuildError
 from flows.silver import Silver
-from flows.table_facts import TablePlace, table_facts
 from storage.errors import FencedError, HoleError, TableMismatchError
 from tests.faults import Crash, Outcome, before_the_next_entry, crash_at_entry, fault
 from tests.test_rebuild import (
@@ -152,7 +152,7 @@ def test_a_rebuild_of_many_steps_runs_after_a_pipeline_that_goes_on(
 ) -> None:
     """It ends less than a step behind; the shadow is compacted on its way, and its counts are the table's."""
     monkeypatch.setattr("storage.staging._STEP", 2)
-    monkeypatch.setattr("flows.rebuild._STEP", 5)
+    monkeypatch.setattr("flows.commands.rebuild._STEP", 5)
     before, after, events = things(), things(**HISTORY), stream(12, 100, deletes=True)
     lake = tmp_path / "lake"
     running, told = fed(Chain(lake, kpi=kinds(before)), events[:40]), 0

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 import pytest
 
 from storage.errors import OffsetLostError, UnknownTopicError
-from storage.event_log import EventLogTopic
-from storage.event_log_writer import EventLogWriter, NewRecord
-from storage.kafka import KafkaSettings, kafka_topic
-from storage.records import Topic
+from storage.logs.event_log import EventLogTopic
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.kafka import KafkaSettings, kafka_topic
+from storage.logs.records import Topic
 from tests.kafka_broker import Broker
 from tests.record_histories import MORNING, numbered, read_all, read_to, rows, values
 

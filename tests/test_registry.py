@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import RegistryError
-from storage.registry import RegistrySettings, SchemaRegistry
+from storage.logs.registry import RegistrySettings, SchemaRegistry
 from tests.engine import free_port
 from tests.registry_double import Registry, certificate, running_registry
 

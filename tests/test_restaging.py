@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from flows.event_batch import staging_schema
-from operators.restaging import lacking, resequenced
+from operators.silver.restaging import lacking, resequenced
 
 SCHEMA = staging_schema(
     {

@@ -16,25 +16,27 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from flows import EventLog, Expect, Json, Pipeline, Silver, stage
+from flows import EventLog, Expect, Json, Pipeline, Silver
 from flows.batching import Batching
-from flows.decoding import Decoding, decode_records
-from flows.in_flight import Progress
+from flows.commands.quarantine import Place, Quarantine, QuarantineError
+from flows.commands.rebuild import rebuild
 from flows.lake import Lake
-from flows.quarantine import Place, Quarantine, QuarantineError
-from flows.reading import Reading
-from flows.readings import readings_of
-from flows.rebuild import rebuild
+from flows.reading.in_flight import Progress
+from flows.reading.readings import readings_of
+from flows.reading.record_source import Reading
 from flows.run import Run
 from flows.settings import Settings
-from flows.silver_stage import SilverStage
-from flows.staging_stage import StagingStage
+from flows.stages import stage
+from flows.stages.decoding import Decoding, decode_records
+from flows.stages.silver_stage import SilverStage
+from flows.stages.staging_stage import StagingStage
 from operators.schema import DeclarationError
-from storage import retry_requests, staging
+from storage import staging
+from storage.delta.owned_table import read_positions
 from storage.errors import OffsetLostError, SourceError, TransientError
-from storage.owned_table import read_positions
-from storage.records import Records
-from storage.retry_requests import REQUEST, RetryRequests
+from storage.logs import retry_requests
+from storage.logs.records import Records
+from storage.logs.retry_requests import REQUEST, RetryRequests
 from storage.staging import retry_partition, retry_topic
 from tests.faults import Outcome, fault
 
@@ -347,7 +349,7 @@ def test_requests_of_two_at_once_get_numbers_of_their_own(tmp_path: Path, monkey
 
 
 def test_requests_are_small_and_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import quarantine as module  # noqa: PLC0415 - its limits are made small
+    from flows.commands import quarantine as module  # noqa: PLC0415 - its limits are made small
 
     lake, partitions = tmp_path / "lake", events(6)
     narrow, mended = (things("scd1", None, mended=each) for each in (False, True))

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.measures import Count, Mean, Measure, MeasureOverflowError, Sum
-from operators.rollup import ROWS, Rollup
+from operators.gold.measures import Count, Mean, Measure, MeasureOverflowError, Sum
+from operators.gold.rollup import ROWS, Rollup
+from operators.gold.windows import tumbling
 from operators.schema import DeclarationError, parse_schema
-from operators.windows import tumbling
 
 ORDERS = parse_schema(
     {"country": "string", "items": "int64", "amount": "decimal(12, 2)", "weight": "float64", "placed_at": "timestamp"}

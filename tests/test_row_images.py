@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from storage.delta.row_images import RowImages
+from storage.delta.table_files import TableFiles
 from storage.errors import UnreadableTableError
-from storage.row_images import RowImages
-from storage.table_files import TableFiles
 from tests.keyed_table import KeyedTable, Row
 from tests.readers import CHANGES, DataFusion, comparable
 from tests.written_tables import store_at

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests import orders
 from tests.engine import (
     Engine,

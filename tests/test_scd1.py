@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.changes import Changes
-from operators.held_rows import Flags
+from operators.keys.changes import Changes
+from operators.keys.held_rows import Flags
+from operators.keys.slot_rows import SlotRows
 from operators.order import Order
-from operators.outcomes import Counts
-from operators.scd1 import Scd1
 from operators.schema import parse_schema
 from operators.sequences import NEVER, from_values, to_column
-from operators.slot_rows import SlotRows
-from operators.technical import technical
+from operators.silver.outcomes import Counts
+from operators.silver.scd1 import Scd1
+from operators.silver.technical import technical
 from tests.side import Side
 
 CASES = Path(__file__).parents[2] / "shared" / "cases" / "silver.json"

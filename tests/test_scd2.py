@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.keys.slot_rows import SlotRows
 from operators.order import Order
-from operators.outcomes import Counts
-from operators.scd1 import Scd1
-from operators.scd2 import Scd2, history_columns
 from operators.schema import parse_schema
-from operators.slot_rows import SlotRows
-from operators.technical import technical
+from operators.silver.outcomes import Counts
+from operators.silver.scd1 import Scd1
+from operators.silver.scd2 import Scd2, history_columns
+from operators.silver.technical import technical
 from tests.histories import Event, Row, Version, history
 from tests.side import Side
 from tests.test_scd1 import NUMBER, PAIR, stored

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from operators.events import Columns
 from operators.schema import parse_schema
-from operators.snapshot_diff import diff
-from operators.snapshot_rows import MisfitError, snapshot_rows
+from operators.silver.snapshot_diff import diff
+from operators.silver.snapshot_rows import MisfitError, snapshot_rows
 
 ROOMS = pl.Schema({"floor": pl.Int64(), "no": pl.String(), "guest": pl.String(), "price": pl.Float64()})
 KEYS = ["floor", "no"]

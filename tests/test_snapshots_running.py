@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from storage.event_log_writer import EventLogWriter, NewRecord
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 from tests.customers import ROWS
 from tests.engine import Engine
 from tests.snapshot_feed import assert_each_offset_once
@@ -150,7 +150,7 @@ def test_versions_of_a_delta_table_and_what_tables_says(tmp_path: Path) -> None:
         assert_tables_are(tmp_path, state)
     environment = {**os.environ, "GOLDWAX_LAKE": str(tmp_path / "lake"), "TEST_KIND": "delta"}
     environment["TEST_EXPORTS"] = str(tmp_path / "exports")
-    command = [sys.executable, "-m", "flows.cli", "tables", "tests.customers"]
+    command = [sys.executable, "-m", "flows.commands.cli", "tables", "tests.customers"]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     staged = pl.read_delta(str(tmp_path / "lake/staging/customers")).height
     assert f"at exports (snapshots) {staged:,}\n" in shown

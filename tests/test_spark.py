@@ -8,10 +8,10 @@ import pytest
 from polars.testing import assert_frame_equal
 from pyroaring import BitMap64
 
-from storage.deletion_vectors import decode
-from storage.delta_log import DeltaLog
+from storage.delta.deletion_vectors import decode
+from storage.delta.delta_log import DeltaLog
+from storage.delta.snapshot import Snapshot
 from storage.errors import UnsupportedTableError
-from storage.snapshot import Snapshot
 from tests.readers import IN_PROCESS, DataFusion, assert_all_read, comparable
 from tests.spark_process import Spark
 from tests.written_tables import APPLICATION, WrittenTable, orders, store_at

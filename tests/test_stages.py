@@ -10,17 +10,17 @@ import pytest
 from deltalake import DeltaTable
 
 from flows import Count, EventLog, Json, Kpi, Pipeline, Silver
-from flows.decoding import Decoding, decode_records
 from flows.event_batch import EventBatch
-from flows.gold_stage import GoldStage
-from flows.in_flight import Progress
 from flows.lake import Lake
-from flows.silver_stage import SilverStage
-from flows.staging_stage import StagingStage
-from flows.tables import silver_table
+from flows.reading.in_flight import Progress
+from flows.stages.decoding import Decoding, decode_records
+from flows.stages.gold_stage import GoldStage
+from flows.stages.silver_stage import SilverStage
+from flows.stages.staging_stage import StagingStage
+from flows.stages.tables import silver_table
 from operators.schema import DeclarationError
-from storage.owned_table import OwnedTable
-from storage.records import Records
+from storage.delta.owned_table import OwnedTable
+from storage.logs.records import Records
 from tests.faults import Outcome, fault
 
 THINGS = Silver(

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 
 from storage import staging
+from storage.delta.maintenance import Maintained, Maintenance
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.positions import Range
+from storage.delta.table import Table
 from storage.errors import HoleError
-from storage.maintenance import Maintained, Maintenance
-from storage.owned_table import Commit, OwnedTable
-from storage.positions import Range
 from storage.staging import read_range, retry_partition
-from storage.table import Table
 from tests.keyed_table import Row
 from tests.rooms import declared
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from storage.delta.owned_table import Commit, OwnedTable
+from storage.delta.table_declaration import check_table, check_writable
 from storage.errors import TableMismatchError, UnwritableError
-from storage.owned_table import Commit, OwnedTable
-from storage.table_declaration import check_table, check_writable
 from tests.rooms import ADA, ROOMS, declared, held, open_rooms, rooms
 
 

@@ -10,9 +10,9 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from polars.testing import assert_frame_equal
 
+from storage.delta.owned_table import OwnedTable
+from storage.delta.table_declaration import check_table
 from storage.errors import TableMismatchError
-from storage.owned_table import OwnedTable
-from storage.table_declaration import check_table
 from tests.faults import before_the_next_entry
 from tests.keyed_table import KeyedTable, Row, arrow
 from tests.readers import IN_PROCESS, DataFusion, Reader, assert_all_read, comparable

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from storage import table
-from storage.change_feed import read_changes
+from storage.delta import table
+from storage.delta.change_feed import read_changes
+from storage.delta.maintenance import Maintenance
+from storage.delta.owned_table import read_positions
 from storage.errors import FencedError, TransientError
-from storage.maintenance import Maintenance
-from storage.owned_table import read_positions
 from tests.faults import Outcome, fault, fault_of_reads
 from tests.keyed_table import KeyedTable, Row
 

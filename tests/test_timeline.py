@@ -5,8 +5,8 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.rank import Rank
-from operators.timeline import Timeline, timeline
+from operators.silver.rank import Rank
+from operators.silver.timeline import Timeline, timeline
 from tests.histories import Event, Version, history
 
 COLUMNS = ["a", "b", "c"]

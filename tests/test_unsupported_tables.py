@@ -9,8 +9,8 @@ import pytest
 from deltalake import DeltaTable, Field, Schema, write_deltalake
 from deltalake.schema import PrimitiveType
 
+from storage.delta.owned_table import OwnedTable
 from storage.errors import UnsupportedTableError
-from storage.owned_table import OwnedTable
 from tests.rooms import declared
 from tests.test_bad_tables import SCHEMA, contents, entry, frame, opened
 

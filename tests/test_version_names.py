@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from operators.schema import DeclarationError
-from operators.version_names import VersionNames
+from operators.silver.version_names import VersionNames
 
 
 @pytest.mark.parametrize(

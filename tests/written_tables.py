@@ -13,9 +13,9 @@ import polars as pl
 from obstore.store import LocalStore, ObjectStore, from_url
 from pyroaring import BitMap64
 
-from storage.deletion_vectors import encode
-from storage.delta_actions import Action, DataFile, change_file, transaction
-from storage.delta_log import DeltaLog
+from storage.delta.deletion_vectors import encode
+from storage.delta.delta_actions import Action, DataFile, change_file, transaction
+from storage.delta.delta_log import DeltaLog
 
 PROTOCOL = {
     "minReaderVersion": 3,

@@ -14,9 +14,9 @@ import polars as pl
 
 from flows.demo.errors import DemoError
 from flows.flight_events import PARTITIONS, flight_events, write_event_log
-from storage.event_log import EventLogTopic
-from storage.event_log_writer import EventLogWriter, NewRecord
-from storage.positions import Positions, partition_id
+from storage.delta.positions import Positions, partition_id
+from storage.logs.event_log import EventLogTopic
+from storage.logs.event_log_writer import EventLogWriter, NewRecord
 
 EVENTS = 1_000_898
 HELD_BACK = 100_000

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TextIO
 
+from flows.commands.table_facts import merged_version
 from flows.demo.errors import DemoError
 from flows.demo.lock import note_flow
 from flows.lake import Lake
 from flows.pipeline import Pipeline
-from flows.table_facts import merged_version
-from storage.owned_table import read_positions
-from storage.positions import Positions
+from storage.delta.owned_table import read_positions
+from storage.delta.positions import Positions
 
 WORKERS = 2
 _STOPPING_SECONDS = 60

@@ -20,17 +20,17 @@ from typing import TextIO
 import polars as pl
 
 from flows import flights
+from flows.commands.freshness import measure_freshness
 from flows.demo.errors import DemoError
 from flows.demo.events import EVENTS, RATE, LiveEvent, Sent, append, live_events, log_ends, send, write_backlog
 from flows.demo.flow import WORKERS, FlowProcess, Standing, standing, watch
 from flows.demo.lock import only_demo
-from flows.freshness import measure_freshness
 from flows.kpi import Kpi
 from flows.lake import Lake
 from flows.settings import Settings
-from storage.event_log import EventLogTopic
-from storage.event_log_writer import EventLogWriter
-from storage.positions import Positions
+from storage.delta.positions import Positions
+from storage.logs.event_log import EventLogTopic
+from storage.logs.event_log_writer import EventLogWriter
 
 FLIGHTS = 336_776
 _SHOWN_ROWS = 10

@@ -1,0 +1,1 @@
+"""What `goldwax` does besides running a pipeline."""

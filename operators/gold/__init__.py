@@ -1,0 +1,1 @@
+"""KPIs, kept by what changed."""

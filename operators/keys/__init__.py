@@ -1,0 +1,1 @@
+"""Which slot each key has, and rows kept by slot."""

@@ -1,0 +1,1 @@
+"""Delta tables with one owner: log, files, deletion vectors, merges and maintenance."""

@@ -1,0 +1,1 @@
+"""Where records come from: Kafka, the embedded event log, and the requests to read some again."""

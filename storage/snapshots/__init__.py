@@ -1,0 +1,1 @@
+"""Full snapshots of a table, as files or as versions of a Delta table."""
