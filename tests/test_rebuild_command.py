@@ -164,7 +164,7 @@ def test_what_staging_cannot_make_is_refused_and_everything_left_as_it_was(
     [
         ({}, {"source": EventLog("others", format=Json(operation="op"))}, "topic: made with things, declared others"),
         ({}, {"source": EventLog("things", format=Json())}, "format: made with"),
-        ({}, {"ignore_null_updates": ["note"], "history": "scd2"}, "ignore_null_updates: made with None"),
+        ({}, {"ignore_null_updates": ["note"], "history": "scd2"}, "ignore_null_updates: made otherwise"),
         ({}, {"sequence_by": ["version", "id"]}, "sequence_by: made with version, declared"),
         ({"sequence_by": ["version", "id"]}, {}, "sequence_by: made with"),
     ],

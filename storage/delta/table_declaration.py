@@ -57,7 +57,7 @@ class Declaration:
     derived: bool = False
     vectors: bool = False
     terms: Terms = field(default_factory=dict)
-    remedy: Callable[[Terms], str] = lambda _: _MOVE_AWAY
+    remedy: Callable[[Terms], str] = field(default=lambda _: _MOVE_AWAY, compare=False)
 
     @property
     def digest(self) -> int:
