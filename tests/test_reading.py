@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from polars.exceptions import PanicException
 
 from flows import EventLog, Json, Silver
 from flows.event_batch import EventBatch
@@ -76,13 +77,13 @@ def ids(batches: Sequence[EventBatch | Records]) -> list[int]:
     ]
 
 
-def failing_at(offset: int) -> Callable[[Records], EventBatch]:
+def failing_at(offset: int, error: BaseException) -> Callable[[Records], EventBatch]:
     """Return what decodes batches, but for the one that begins there."""
     decode = Decoding(SILVER.decoder, SILVER.schema)
 
     def work(records: Records) -> EventBatch:
         if records.start == offset:
-            raise ValueError("received the third batch")
+            raise error
         return decode(records)
 
     return work
@@ -118,9 +119,11 @@ def test_no_more_is_read_ahead_than_may_be_in_flight(tmp_path: Path) -> None:
     assert len(ids([*first, *second])) == 3 * BATCH
 
 
-def test_what_cannot_be_decoded_stops_the_run_after_all_before_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [ValueError("the third batch"), PanicException("the third batch")])
+def test_what_cannot_be_decoded_stops_the_run_after_all_before_it(tmp_path: Path, error: BaseException) -> None:
     given: list[EventBatch | Records] = []
-    with Feed(tmp_path, 4 * BATCH, decode=failing_at(2 * BATCH)) as feed, pytest.raises(ValueError, match="third"):
+    decode = failing_at(2 * BATCH, error)
+    with Feed(tmp_path, 4 * BATCH, decode=decode) as feed, pytest.raises(type(error), match="third"):
         given.extend(feed.each(0, 60))
     assert ids(given) == [*range(2 * BATCH)]
 

@@ -28,7 +28,7 @@ class ReadAhead:
         self._ready: deque[EventBatch] = deque()
         self._idle = threading.Event()
         self._idle.set()
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._is_over = False
 
     @property
@@ -61,6 +61,6 @@ class ReadAhead:
             if following is not None:
                 self._threads.submit(self._work, following)
                 return
-        except Exception as error:  # noqa: BLE001 - whatever it is, `take` raises it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, `take` raises it; a panic of polars is no Exception
             self._failure = error
         self._idle.set()
